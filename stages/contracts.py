@@ -1,0 +1,142 @@
+"""What every stage is given and gives back; the one error a user sees.
+
+A stage is a function
+
+    run(config, *, <upstream asset>: Path, ..., out: Path, context: Context) -> Report
+
+Its keyword names are its upstream assets, its config is one dataclass, it reads only its inputs and
+writes only into `out`. It can be called from a notebook or a test: it does not know what runs it.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class UserError(Exception):
+    """A mistake the user can mend: what is wrong, what was found, what to do."""
+
+    def __init__(self, what: str, got: str = "", do: str = "") -> None:
+        super().__init__(what, got, do)  # all arguments, so that it survives pickling through Ray
+        self.what, self.got, self.do = what, got, do
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        lines += [f"  got: {self.got}"] if self.got else []
+        lines += [f"  do:  {self.do}"] if self.do else []
+        return "\n".join(lines)
+
+
+class InterruptedRunError(Exception):
+    """The stage was asked to stop; its checkpoint is written and the next run continues from it."""
+
+
+def no_effect(default: Any) -> Any:
+    """A config field that cannot change the result, so it stays out of the fingerprint."""
+    return field(default=default, metadata={"affects_result": False})
+
+
+@dataclass(kw_only=True)
+class StageConfig:
+    """What every stage's config has. `threads` changes the order of sums, so it is part of the result."""
+
+    seed: int = 0
+    threads: int = 1
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What a stage says of its result.
+
+    metrics: final figures by dotted name. contract: what the next stage must be able to rely on
+    (tokenizer_sha256, chat_template_sha256, eos_token_id, pad_token_id, max_length, reward_bias, ...).
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    contract: dict[str, Any] = field(default_factory=dict)
+
+
+class Journal:
+    """The files through which a running stage tells the driver how it goes.
+
+    `metrics.jsonl`: one line a logged step; `tables.jsonl`: rows to look at; `progress.json`: the
+    latest state of the bar. Lines are appended whole, so a reader never sees half a record.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._metrics = folder / "metrics.jsonl"
+        self._tables = folder / "tables.jsonl"
+        self._progress = folder / "progress.json"
+        self._total, self._unit, self._shown = 0, "steps", 0.0
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append the figures of one step; names are `group/name` as defined in docs/metrics.md."""
+        record = {"step": step, "time": time.time(), "values": dict(values)}
+        self._append(self._metrics, record)
+
+    def table(self, step: int, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows a person looks at (sampled responses, for one)."""
+        self._append(self._tables, {"step": step, "name": name, "rows": [dict(r) for r in rows]})
+
+    def rewind(self, step: int) -> None:
+        """Drop what was logged after `step`: a resumed stage writes those steps again."""
+        for path in (self._metrics, self._tables):
+            if not path.exists():
+                continue
+            kept = [r for r in _complete_lines(path) if json.loads(r)["step"] <= step]
+            scratch = path.with_suffix(".tmp")
+            scratch.write_text("".join(kept))
+            os.replace(scratch, path)
+
+    def start(self, total: int, unit: str = "steps") -> None:
+        """Open the progress bar: `total` units of work."""
+        self._total, self._unit = total, unit
+        self._write_progress(0, {})
+
+    def advance(self, done: int, figures: Mapping[str, float] | None = None) -> None:
+        """Move the bar to `done` and show these figures beside it; cheap enough for every step."""
+        if done >= self._total or time.time() - self._shown > 0.2:
+            self._write_progress(done, dict(figures or {}))
+
+    def _write_progress(self, done: int, figures: dict[str, float]) -> None:
+        self._shown = time.time()
+        state = {"done": done, "total": self._total, "unit": self._unit, "figures": figures}
+        scratch = self._progress.with_suffix(".tmp")
+        scratch.write_text(json.dumps(state))
+        os.replace(scratch, self._progress)
+
+    @staticmethod
+    def _append(path: Path, record: Mapping[str, Any]) -> None:
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """A killed writer may leave half a last line; it is not a record."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+@dataclass(kw_only=True)
+class Context:
+    """Where a stage keeps its checkpoints, what it tells the driver, and when it should stop.
+
+    checkpoints: a folder that outlives a killed try of this same stage.
+    should_stop: true after SIGTERM or past the wall-time limit; the stage then writes a checkpoint
+    and raises InterruptedRunError.
+    """
+
+    checkpoints: Path
+    journal: Journal
+    should_stop: Callable[[], bool] = lambda: False
+
+    @classmethod
+    def at(cls, folder: Path) -> "Context":
+        """A context with everything under one folder, for notebooks and tests."""
+        checkpoints = folder / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        return cls(checkpoints=checkpoints, journal=Journal(folder))
