@@ -84,14 +84,18 @@ class Comparison:
         check_prompt(self.prompt)
         check_lengths(self, "completions", ("source", "finished", "ranks"))
         if len(self.completions) < 2:
-            raise RecordError("completions", f"K={len(self.completions)}", "a comparison needs two or more")
+            raise RecordError(
+                "completions", f"K={len(self.completions)}", "a comparison needs two or more"
+            )
         if self.scores is not None:
             check_lengths(self, "completions", ("scores",))
             if not all(math.isfinite(score) for score in self.scores):
                 raise RecordError("scores", str(self.scores), "every score is a finite number")
         for better, worse, _ in self.pairs or []:
             if better == worse or not all(0 <= i < len(self.completions) for i in (better, worse)):
-                raise RecordError("pairs", f"({better}, {worse})", "two different completions, counted from 0")
+                raise RecordError(
+                    "pairs", f"({better}, {worse})", "two different completions, counted from 0"
+                )
 
 
 @dataclass(kw_only=True)
@@ -111,16 +115,26 @@ Record = Demonstration | Prompt | Completions | Comparison | Text
 def check_prompt(prompt: list[Message]) -> None:
     """A prompt is a non-empty list of messages that ends with the user's turn."""
     if not prompt:
-        raise RecordError("prompt", "no message", "a list of {role, content} ending with the user's turn")
+        raise RecordError(
+            "prompt", "no message", "a list of {role, content} ending with the user's turn"
+        )
     for turn, message in enumerate(prompt):
         if set(message) != {"role", "content"}:
-            raise RecordError(f"prompt[{turn}]", f"keys {sorted(message)}", "each message is {role, content}")
+            raise RecordError(
+                f"prompt[{turn}]", f"keys {sorted(message)}", "each message is {role, content}"
+            )
         if message["role"] not in ROLES:
-            raise RecordError(f"prompt[{turn}].role", repr(message["role"]), f"one of {', '.join(ROLES)}")
+            raise RecordError(
+                f"prompt[{turn}].role", repr(message["role"]), f"one of {', '.join(ROLES)}"
+            )
         if not isinstance(message["content"], str):
-            raise RecordError(f"prompt[{turn}].content", type(message["content"]).__name__, "a text")
+            raise RecordError(
+                f"prompt[{turn}].content", type(message["content"]).__name__, "a text"
+            )
     if prompt[-1]["role"] != "user":
-        raise RecordError("prompt", f"last role {prompt[-1]['role']!r}", "the last message is the user's")
+        raise RecordError(
+            "prompt", f"last role {prompt[-1]['role']!r}", "the last message is the user's"
+        )
 
 
 def check_lengths(record: Completions | Comparison, against: str, fields: tuple[str, ...]) -> None:
@@ -129,4 +143,6 @@ def check_lengths(record: Completions | Comparison, against: str, fields: tuple[
     for name in fields:
         found = len(getattr(record, name))
         if found != expected:
-            raise RecordError(name, f"{found} entries", f"one for each of the {expected} completions")
+            raise RecordError(
+                name, f"{found} entries", f"one for each of the {expected} completions"
+            )

@@ -32,11 +32,15 @@ def read_table(path: Path, kind: type[R]) -> list[R]:
     import pyarrow.parquet as pq
 
     if not path.exists():
-        raise UserError(f"the table {path.name} is missing", got=str(path), do="check the artifact's folder")
+        raise UserError(
+            f"the table {path.name} is missing", got=str(path), do="check the artifact's folder"
+        )
     try:
         rows = pq.read_table(path).to_pylist()
     except OSError as error:
-        raise UserError(f"{path} is not a readable Parquet file", got=str(error), do="make it again") from None
+        raise UserError(
+            f"{path} is not a readable Parquet file", got=str(error), do="make it again"
+        ) from None
     return [parse_row(row, kind, path, number) for number, row in enumerate(rows)]
 
 
@@ -49,7 +53,9 @@ def parse_row(row: dict[str, Any], kind: type[R], path: Path, number: int) -> R:
         where = f"{path}, row {number}, field {error.field}"
         raise UserError(f"bad record in {where}", got=error.got, do=error.hint) from None
     except TypeError as error:
-        raise UserError(f"bad record in {path}, row {number}", got=str(error), do=f"columns: {sorted(known)}") from None
+        raise UserError(
+            f"bad record in {path}, row {number}", got=str(error), do=f"columns: {sorted(known)}"
+        ) from None
 
 
 def _to_row(record: R) -> dict[str, Any]:
@@ -72,9 +78,14 @@ def _schema(kind: type[R]) -> Any:
     message = pa.struct([("role", pa.string()), ("content", pa.string())])
     pair = pa.struct([("better", pa.int32()), ("worse", pa.int32()), ("margin", pa.float64())])
     types = {
-        "prompt": pa.list_(message), "completions": pa.list_(pa.string()), "source": pa.list_(pa.string()),
-        "finished": pa.list_(pa.bool_()), "ranks": pa.list_(pa.int32()), "scores": pa.list_(pa.float64()),
-        "pairs": pa.list_(pair), "weight": pa.float64(),
+        "prompt": pa.list_(message),
+        "completions": pa.list_(pa.string()),
+        "source": pa.list_(pa.string()),
+        "finished": pa.list_(pa.bool_()),
+        "ranks": pa.list_(pa.int32()),
+        "scores": pa.list_(pa.float64()),
+        "pairs": pa.list_(pair),
+        "weight": pa.float64(),
     }
     return pa.schema([(f.name, types.get(f.name, pa.string())) for f in fields(kind)])
 

@@ -1,0 +1,98 @@
+"""Model folders in and out: Hugging Face layout, safetensors, opened by `from_pretrained` anywhere."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.contracts import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_causal_lm(folder: Path) -> "PreTrainedModel":
+    """The causal language model in `folder`, float32, in eval mode."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    check_model_folder(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, attn_implementation="sdpa"
+    )
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer saved beside the model."""
+    from transformers import AutoTokenizer
+
+    check_model_folder(folder)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def check_model_folder(folder: Path) -> None:
+    """A UserError unless `folder` looks like a Hugging Face model folder."""
+    if not (folder / "config.json").is_file():
+        found = (
+            "no such folder" if not folder.is_dir() else f"a folder without config.json: {folder}"
+        )
+        raise UserError(
+            f"no model at {folder}", got=found, do="give a folder that `save_pretrained` wrote"
+        )
+
+
+def save_model(model: Any, tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Write model and tokenizer to `folder`, synced to disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    for path in folder.iterdir():
+        _sync(path)
+
+
+def model_hash(folder: Path) -> str:
+    """sha256 over the sorted (name, dtype, shape, bytes) of every tensor in the folder's safetensors."""
+    from safetensors import safe_open
+
+    digest = hashlib.sha256()
+    tensors = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def text_contract(tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, Any]:
+    """What the next stage relies on to read and write the same text."""
+    return {
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+        "chat_template_sha256": _sha256(str(tokenizer.chat_template)),
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "max_length": max_length,
+    }
+
+
+def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """sha256 of what decides token ids: the vocabulary, the special tokens and the merges."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    rules = {key: backend[key] for key in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
+    return _sha256(json.dumps(rules, sort_keys=True))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,91 @@
+"""Log-probabilities of responses, in float32 whatever the model's dtype.
+
+Dimension letters: B sequences, T tokens, R response tokens, N real tokens, V vocabulary, H hidden.
+Logits are made only where a response token is predicted (at T-1 of its own position), at the
+sampling temperature, and never for a whole batch at once.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from stages.lm.batching import SequenceBatch, pad_right
+
+CHUNK_TOKENS = 4096  # rows of logits alive at once: 4,096 x V floats
+
+
+def hidden_states(backbone: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, T, H): the last hidden states of a decoder without its head; right-padded input."""
+    output = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+def hidden_at_responses(backbone: Any, batch: SequenceBatch) -> Tensor:
+    """(B, R, H): the state before each response token, the one that predicts it."""
+    hidden = hidden_states(backbone, batch.input_ids, batch.attention_mask)
+    before = batch.response_positions - 1
+    return hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[-1]))
+
+
+def response_logprobs(model: Any, batch: SequenceBatch, temperature: float = 1.0) -> Tensor:
+    """(B, R) float32: log pi(y_t | x, y_<t) at the sampling temperature; 0 where masked."""
+    return response_logprobs_and_entropy(model, batch, temperature)[0]
+
+
+def response_logprobs_and_entropy(
+    model: Any, batch: SequenceBatch, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probs (B, R) of the response tokens and the entropy (B, R, nats) of their distributions."""
+    mask = batch.response_mask
+    hidden = hidden_at_responses(model.get_decoder(), batch)[mask]  # (N, H)
+    head = model.get_output_embeddings()
+    logprobs, entropy = token_logprobs(head, hidden, batch.response_tokens[mask], temperature)
+    return _scatter(logprobs, mask), _scatter(entropy, mask)
+
+
+def token_logprobs(
+    head: Any, hidden: Tensor, targets: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Log-probs (N,) of `targets` and entropies (N,), chunk by chunk, logits recomputed backward."""
+    parts = [
+        _chunk_logprobs(head, states, tokens, temperature)
+        if len(hidden) <= CHUNK_TOKENS
+        else checkpoint(_chunk_logprobs, head, states, tokens, temperature, use_reentrant=False)
+        for states, tokens in zip(
+            hidden.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True
+        )
+    ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _chunk_logprobs(
+    head: Any, hidden: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    logits = head(hidden).float() / temperature
+    normalised = logits.log_softmax(-1)
+    entropy = -(normalised.exp() * normalised).sum(-1)
+    return normalised.gather(-1, targets[:, None])[:, 0], entropy
+
+
+def document_loss(
+    model: Any, documents: Sequence[list[int]], pad_token_id: int
+) -> tuple[Tensor, int]:
+    """Summed cross-entropy (nats) of every token after a document's first, and how many there are."""
+    input_ids = pad_right(documents, pad_token_id)
+    lengths = torch.tensor([len(document) for document in documents])
+    batch = SequenceBatch(
+        input_ids=input_ids, prompt_lengths=torch.ones_like(lengths), lengths=lengths
+    )
+    logprobs = response_logprobs(model, batch)
+    return -logprobs.sum(), int(batch.response_lengths.sum())
+
+
+def _scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """(N,) values back to (B, R), 0 where masked; differentiable."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
+        mask, values
+    )

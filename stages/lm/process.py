@@ -1,0 +1,39 @@
+"""The one way into a stage: threads, seeds and what libraries leave behind in a process.
+
+Because every executor goes through here, a reused process, a fresh one and the local executor give
+the same weights.
+"""
+
+import random
+import sys
+
+import numpy as np
+
+
+def prepare_process(threads: int, seed: int) -> None:
+    """Give this process `threads` compute threads, seed every generator, forget earlier stages."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    seed_everything(seed)
+    _reset_accelerate()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # libraries draw from NumPy's legacy generator
+    torch.manual_seed(seed)
+
+
+def _reset_accelerate() -> None:
+    """Accelerate keeps its state in the process: a second trainer would inherit the first one's."""
+    if "accelerate" not in sys.modules:
+        return
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
