@@ -1,0 +1,94 @@
+"""Settings of SFT and of the PPO initialisation model; defaults are the paper's (App. C.1, C.3)."""
+
+from dataclasses import dataclass
+
+from stages.contracts import StageConfig, UserError, no_effect
+
+
+@dataclass(kw_only=True)
+class FineTuningConfig(StageConfig):
+    """What the two fine-tunings on demonstrations have in common.
+
+    lr: peak rate; cosine to `final_lr_fraction` of it, after `warmup_steps`. batch_size: sequences
+    an optimizer step; microbatch_size: sequences a forward. max_length: prompt and response, in
+    tokens; longer demonstrations are left out. loss_on_prompt: the paper does not say, False here.
+    checkpoint_every, log_every: in optimizer steps.
+    """
+
+    lr: float
+    epochs: int
+    batch_size: int = 32
+    microbatch_size: int = 32
+    final_lr_fraction: float = 0.1
+    warmup_steps: int = 0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 2048
+    residual_dropout: float = 0.2
+    loss_on_prompt: bool = False
+    group_by_length: bool = True
+    checkpoint_every: int = no_effect(500)
+    log_every: int = no_effect(10)
+
+    def __post_init__(self) -> None:
+        check_fine_tuning(self)
+
+
+@dataclass(kw_only=True)
+class SftConfig(FineTuningConfig):
+    """SFT on demonstrations; every epoch is kept. Rate and epochs of the 1.3B model."""
+
+    lr: float = 9.65e-6
+    epochs: int = 16
+
+
+@dataclass(kw_only=True)
+class PpoInitConfig(FineTuningConfig):
+    """The start of PPO and its KL reference: two epochs with pretraining text mixed in.
+
+    text_share: share of pretraining documents among the training sequences (0.1: one in ten).
+    """
+
+    lr: float = 5e-6
+    epochs: int = 2
+    text_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.text_share < 1:
+            raise UserError(
+                "text_share must lie in [0, 1)", got=str(self.text_share), do="the paper: 0.1"
+            )
+
+
+def check_fine_tuning(config: FineTuningConfig) -> None:
+    """Refuse values no fine-tuning can run with; the error names the key."""
+    positive = (
+        "lr",
+        "epochs",
+        "batch_size",
+        "microbatch_size",
+        "max_grad_norm",
+        "max_length",
+        "checkpoint_every",
+        "log_every",
+    )
+    for name in positive:
+        if not getattr(config, name) > 0:
+            raise UserError(
+                f"{name} must be positive", got=str(getattr(config, name)), do=f"set {name} above 0"
+            )
+    for name in ("residual_dropout", "final_lr_fraction", "beta1", "beta2"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(
+                f"{name} must lie in [0, 1]", got=str(getattr(config, name)), do=f"mend {name}"
+            )
+    if config.batch_size % config.microbatch_size:
+        raise UserError(
+            "microbatch_size must divide batch_size",
+            got=f"{config.batch_size} sequences in microbatches of {config.microbatch_size}",
+            do="set microbatch_size to a divisor of batch_size",
+        )

@@ -1,0 +1,113 @@
+"""Settings of the policy stages: DPO and best-of-n. No torch here."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from stages.contracts import StageConfig, UserError, no_effect
+
+
+class PairRule(str, Enum):
+    """Which ordered pairs of a K-way comparison DPO trains on; ties never make a pair."""
+
+    all = "all"
+    best_worst = "best_worst"
+    adjacent = "adjacent"
+
+
+class Optimizer(str, Enum):
+    """The DPO paper's RMSprop, or Adam with decoupled weight decay."""
+
+    rmsprop = "rmsprop"
+    adamw = "adamw"
+
+
+@dataclass(kw_only=True)
+class DpoConfig(StageConfig):
+    """DPO; defaults are the paper's (Rafailov et al. 2023, App. B, and its repository).
+
+    beta: strength of the implicit KL penalty. label_smoothing: the share of labels taken as flipped
+    (conservative DPO). batch_size: pairs an optimizer step. lr: constant after a linear warm-up;
+    with `final_lr_fraction` below 1 a cosine. max_length: prompt and response, in tokens; pairs with
+    a longer completion are left out.
+    """
+
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    pairs: PairRule = PairRule.all
+    lr: float = 1e-6
+    epochs: int = 1
+    batch_size: int = 64
+    microbatch_size: int = 64
+    optimizer: Optimizer = Optimizer.rmsprop
+    warmup_steps: int = 150
+    final_lr_fraction: float = 1.0
+    max_grad_norm: float = 10.0
+    max_length: int = 512
+    group_by_length: bool = True
+    checkpoint_every: int = no_effect(500)
+    log_every: int = no_effect(10)
+
+    def __post_init__(self) -> None:
+        check_positive(
+            self,
+            "beta",
+            "lr",
+            "epochs",
+            "batch_size",
+            "microbatch_size",
+            "max_grad_norm",
+            "max_length",
+            "checkpoint_every",
+            "log_every",
+        )
+        if not 0 <= self.label_smoothing < 0.5:
+            raise UserError(
+                "label_smoothing must lie in [0, 0.5)",
+                got=str(self.label_smoothing),
+                do="0 for plain DPO, 0.1 for labels wrong one time in ten",
+            )
+        if self.batch_size % self.microbatch_size:
+            raise UserError(
+                "microbatch_size must divide batch_size",
+                got=f"{self.batch_size} pairs in microbatches of {self.microbatch_size}",
+                do="set microbatch_size to a divisor of batch_size",
+            )
+
+
+@dataclass(kw_only=True)
+class BestOfNConfig(StageConfig):
+    """Best-of-n: sample n responses, keep the one the reward model scores highest.
+
+    n: what the policy asset stands for. curve_prompts, curve_samples: validation prompts, and
+    responses a prompt, from which the curve of reward along n is estimated (curve_samples >= n).
+    gold: measure the embedded world's gold reward beside the proxy. generation_batch_size: responses
+    sampled at once.
+    """
+
+    n: int = 16
+    curve_prompts: int = 128
+    curve_samples: int = 64
+    temperature: float = 1.0
+    max_new_tokens: int = 1024
+    gold: bool = True
+    generation_batch_size: int = no_effect(256)
+
+    def __post_init__(self) -> None:
+        check_positive(
+            self, "n", "curve_prompts", "temperature", "max_new_tokens", "generation_batch_size"
+        )
+        if self.curve_samples < self.n:
+            raise UserError(
+                "curve_samples must be at least n",
+                got=f"{self.curve_samples} < {self.n}",
+                do="the estimate at n needs n or more samples a prompt",
+            )
+
+
+def check_positive(config: StageConfig, *names: str) -> None:
+    """Refuse a value that is not above zero; the error names the key."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise UserError(
+                f"{name} must be positive", got=str(getattr(config, name)), do=f"set {name} above 0"
+            )
