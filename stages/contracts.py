@@ -42,7 +42,7 @@ def no_effect(default: Any) -> Any:
 
 @dataclass(kw_only=True)
 class StageConfig:
-    """What every stage's config has. `threads` changes the order of sums, so it is part of the result."""
+    """What every stage's config has. `threads` changes the order of sums, hence the result."""
 
     seed: int = 0
     threads: int = 1
@@ -53,7 +53,7 @@ class Report:
     """What a stage says of its result.
 
     metrics: final figures by dotted name. contract: what the next stage must be able to rely on
-    (tokenizer_sha256, chat_template_sha256, eos_token_id, pad_token_id, max_length, reward_bias, ...).
+    (tokenizer_sha256, chat_template_sha256, eos_token_id, pad_token_id, max_length, ...).
     """
 
     metrics: dict[str, float] = field(default_factory=dict)

@@ -10,15 +10,15 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 import pytest
 
-WORDS = "the cat dog ball box is red blue write about list count one two three and . , ?".split()
+WORDS = "the cat dog ball box is red blue write about list count one two three and . , ?"
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
-    """A word-level tokenizer with the special tokens and chat template of `stages.lm.vocabulary`."""
+    """A word-level tokenizer with special tokens and a chat template."""
     from stages.lm.vocabulary import word_tokenizer
 
-    return word_tokenizer([" ".join(WORDS)])
+    return word_tokenizer([WORDS])
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ class SequenceBatch:
 
     @property
     def response_positions(self) -> Tensor:
-        """(B, R) int64: where each response token stands in `input_ids`; padding points at the last token."""
+        """(B, R) int64: where response tokens stand in `input_ids`; padding points at the last."""
         width = int(self.response_lengths.max())
         columns = torch.arange(width, device=self.lengths.device)
         return torch.minimum(self.prompt_lengths[:, None] + columns, self.lengths[:, None] - 1)
@@ -90,7 +90,7 @@ def pad_left(sequences: Sequence[Sequence[int]], pad_token_id: int) -> Tensor:
 def micro_batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Indices grouped by similar length, each group at most `max_tokens` once padded.
 
-    Every index stands in exactly one group; a sequence longer than the budget is a group of its own.
+    Every index stands in one group; a sequence longer than the budget is a group of its own.
     """
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], index))
     groups: list[list[int]] = []

@@ -1,7 +1,7 @@
 """Stage checkpoints: whole or not at all, and loaded without pickle.
 
-A checkpoint is one file, written beside its name, synced and renamed, so a kill at any moment leaves
-the one before it. `torch.load(weights_only=True)` reads tensors and plain values, nothing else.
+A checkpoint is one file, written beside its name, synced and renamed, so a kill at any moment
+leaves the one before it. `torch.load(weights_only=True)` reads tensors and plain values only.
 """
 
 import os
@@ -56,7 +56,7 @@ class Checkpoints:
 
 def rng_state() -> dict[str, Any]:
     """The state of Python's, NumPy's and torch's generators, as tensors and plain values."""
-    numpy_state = np.random.get_state(legacy=True)  # noqa: NPY002  # libraries draw from the legacy generator
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002  # libraries draw from it
     python_state = random.getstate()
     return {
         "python": [python_state[0], list(python_state[1]), python_state[2]],

@@ -1,4 +1,4 @@
-"""Model folders in and out: Hugging Face layout, safetensors, opened by `from_pretrained` anywhere."""
+"""Model folders in and out: Hugging Face layout, safetensors, opened by `from_pretrained`."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def save_model(model: Any, tokenizer: "PreTrainedTokenizerBase", folder: Path) -
 
 
 def model_hash(folder: Path) -> str:
-    """sha256 over the sorted (name, dtype, shape, bytes) of every tensor in the folder's safetensors."""
+    """sha256 over the sorted (name, dtype, shape, bytes) of every tensor in the folder."""
     from safetensors import safe_open
 
     digest = hashlib.sha256()

@@ -39,7 +39,7 @@ def response_logprobs(model: Any, batch: SequenceBatch, temperature: float = 1.0
 def response_logprobs_and_entropy(
     model: Any, batch: SequenceBatch, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs (B, R) of the response tokens and the entropy (B, R, nats) of their distributions."""
+    """Log-probs (B, R) of the response tokens and entropies (B, R), in nats, at their positions."""
     mask = batch.response_mask
     hidden = hidden_at_responses(model.get_decoder(), batch)[mask]  # (N, H)
     head = model.get_output_embeddings()
@@ -50,13 +50,13 @@ def response_logprobs_and_entropy(
 def token_logprobs(
     head: Any, hidden: Tensor, targets: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs (N,) of `targets` and entropies (N,), chunk by chunk, logits recomputed backward."""
+    """Log-probs (N,) of `targets` and entropies (N,), chunked; logits recomputed in backward."""
     parts = [
         _chunk_logprobs(head, states, tokens, temperature)
         if len(hidden) <= CHUNK_TOKENS
         else checkpoint(_chunk_logprobs, head, states, tokens, temperature, use_reentrant=False)
         for states, tokens in zip(
-            hidden.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True
+            torch.split(hidden, CHUNK_TOKENS), torch.split(targets, CHUNK_TOKENS), strict=True
         )
     ]
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
@@ -74,7 +74,7 @@ def _chunk_logprobs(
 def document_loss(
     model: Any, documents: Sequence[list[int]], pad_token_id: int
 ) -> tuple[Tensor, int]:
-    """Summed cross-entropy (nats) of every token after a document's first, and how many there are."""
+    """Summed cross-entropy (nats) of every token after a document's first, and their number."""
     input_ids = pad_right(documents, pad_token_id)
     lengths = torch.tensor([len(document) for document in documents])
     batch = SequenceBatch(

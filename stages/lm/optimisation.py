@@ -1,9 +1,9 @@
-"""Optimizer steps: AdamW, learning-rate schedules, gradient clipping, and the stop at non-finite values."""
+"""Optimizer steps: AdamW, schedules, gradient clipping, and the stop at non-finite values."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch import nn
 from stages.contracts import UserError
 
 
-class Schedule(str, Enum):
+class Schedule(StrEnum):
     """How the learning rate goes after warm-up."""
 
     constant = "constant"
@@ -25,7 +25,7 @@ class NonFiniteError(RuntimeError):
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW as in the paper (App. C: betas 0.9, 0.95); epsilon, decay and clipping are not printed there."""
+    """AdamW, betas as in App. C; epsilon, decay and clipping are not printed there."""
 
     lr: float
     beta1: float = 0.9

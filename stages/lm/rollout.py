@@ -44,7 +44,7 @@ class Sampling:
 
 @dataclass(kw_only=True)
 class Rollouts:
-    """B sampled responses: tokens with EOS when finished, their log-probs, and whether they finished."""
+    """B sampled responses: tokens (EOS when finished), log-probs, whether they finished."""
 
     tokens: list[list[int]]
     logprobs: list[list[float]]
@@ -54,7 +54,7 @@ class Rollouts:
 def sampling_keys(
     seed: int, stream: int, prompts: Sequence[int], samples: Sequence[int]
 ) -> np.ndarray:
-    """(B,) uint64: one key a response from the seed, a stream (an iteration), prompt and sample index."""
+    """(B,) uint64: a key a response, from seed, stream (an iteration), prompt and sample."""
     key = np.zeros(len(prompts), dtype=np.uint64)
     for part in (np.full(len(prompts), seed), np.full(len(prompts), stream), prompts, samples):
         key = _mix(key ^ np.asarray(part, dtype=np.uint64))
@@ -64,7 +64,8 @@ def sampling_keys(
 def uniforms(keys: np.ndarray, position: int) -> np.ndarray:
     """(B,) float64 in [0, 1): the noise of these keys at a position."""
     bits = _mix(keys ^ _mix(np.full(len(keys), position + 1, dtype=np.uint64)))
-    return (bits >> np.uint64(11)) * 2.0**-53
+    noise: np.ndarray = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return noise
 
 
 def _mix(state: np.ndarray) -> np.ndarray:
@@ -72,7 +73,8 @@ def _mix(state: np.ndarray) -> np.ndarray:
     state = state + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    mixed: np.ndarray = state ^ (state >> np.uint64(31))
+    return mixed
 
 
 class HFEngine:
@@ -158,7 +160,7 @@ class _Decoding:
 
 
 def choose_tokens(logprobs: Tensor, sampling: Sampling, noise: np.ndarray) -> Tensor:
-    """(B,) token ids by inverse transform: the first token whose cumulated probability exceeds the noise."""
+    """(B,) token ids by inverse transform: the first whose cumulated probability exceeds noise."""
     if sampling.greedy:
         return logprobs.argmax(-1)
     cumulated = truncated(logprobs, sampling).double().exp().cumsum(-1)

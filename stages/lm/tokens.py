@@ -1,8 +1,8 @@
 """The text contract: messages to tokens and back, the same functions in every stage.
 
-Prompt and response are tokenised apart and joined as ids, so the prompt's tokens are a prefix of the
-whole by construction, and what was sampled is what is scored. A response ends in EOS only when it
-finished; a truncated one does not.
+Prompt and response are tokenised apart and joined as ids, so the prompt's tokens are a prefix of
+the whole by construction, and what was sampled is what is scored. A response ends in EOS only when
+it finished; a truncated one does not.
 """
 
 from collections.abc import Sequence

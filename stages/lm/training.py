@@ -1,4 +1,4 @@
-"""The one supervised training loop of our own stages (base, reward model): resume, schedule, validation.
+"""The one supervised training loop of our own stages (base, reward model), with resume.
 
 Step s is a function of the weights, the optimizer and (seed, s): the data order needs no iterator
 state, so a resumed run makes the same steps as one that nobody stopped.
@@ -50,7 +50,7 @@ class TrainingPlan:
 
 
 def train_steps(model: nn.Module, plan: TrainingPlan, context: Context) -> None:
-    """Train `model` in place for `plan.total_steps` steps, from the latest checkpoint if there is one."""
+    """Train `model` in place for `plan.total_steps` steps, from the latest checkpoint if any."""
     optimizer = make_optimizer(model, plan.optimizer)
     checkpoints = Checkpoints(context.checkpoints)
     done = _resume(model, optimizer, checkpoints, context)
@@ -120,7 +120,7 @@ def _resume(
 
 
 def batch_indices(num_items: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """The items of step s: epochs of fresh permutations, cut into batches, a function of (seed, s)."""
+    """The items of step s: epochs of fresh permutations cut into batches, from (seed, s)."""
     return [
         _item(num_items, seed, position)
         for position in range(step * batch_size, (step + 1) * batch_size)

@@ -1,7 +1,7 @@
 """The five tables that flow between the steps. No torch here.
 
-A prompt is a list of messages, `{"role": ..., "content": ...}`, ending with the user's turn. A pair of
-responses is the case K=2 of a ranking. Every record checks itself: `RecordError` names the field.
+A prompt is a list of messages, `{"role": ..., "content": ...}`, ending with the user's turn. A pair
+of responses is the case K=2 of a ranking. A record checks itself: `RecordError` names the field.
 """
 
 import math
@@ -64,8 +64,8 @@ class Completions:
 class Comparison:
     """A labeler's ranking of K completions: 1 is best, equal ranks are ties.
 
-    scores[K]: a known quality, where there is one (gold). pairs: (better, worse, margin) triples that
-    replace what the ranks imply. weight: of this comparison in the loss.
+    scores[K]: a known quality, where there is one (gold). pairs: (better, worse, margin) triples
+    that replace what the ranks imply. weight: of this comparison in the loss.
     """
 
     prompt: list[Message]

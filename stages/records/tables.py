@@ -1,4 +1,4 @@
-"""Parquet files of records: written whole, read back validated with file, row and field in the error."""
+"""Parquet files of records: written whole, read back with file, row and field in the error."""
 
 import os
 from collections.abc import Iterable, Sequence
