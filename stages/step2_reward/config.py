@@ -1,0 +1,126 @@
+"""Settings of completions, comparisons and the reward model; defaults are the paper's. No torch here."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from reward.labelers import LabelerConfig
+from stages.contracts import StageConfig, UserError, no_effect
+
+
+class Denominator(str, Enum):
+    """What divides the summed pair losses of a prompt: its untied pairs, or all C(K,2) of them."""
+
+    surviving = "surviving"
+    all = "all"
+
+
+@dataclass(kw_only=True)
+class CompletionsConfig(StageConfig):
+    """K responses a prompt from the SFT policy, K uniform in k_min..k_max (§3.5: 4 to 9).
+
+    train_prompts, validation_prompts: how many prompts of each split, or all where it has fewer
+    (Table 6). max_response_tokens: where a response is cut; 1k in the paper. sequences_per_batch:
+    responses sampled at once.
+    """
+
+    k_min: int = 4
+    k_max: int = 9
+    train_prompts: int = 33_207
+    validation_prompts: int = 17_887
+    temperature: float = 1.0
+    max_response_tokens: int = 1024
+    sequences_per_batch: int = no_effect(256)
+
+    def __post_init__(self) -> None:
+        if self.k_min < 2:
+            raise UserError(
+                "k_min must be at least 2", got=str(self.k_min), do="a comparison needs two or more"
+            )
+        if self.k_max < self.k_min:
+            raise UserError(
+                "k_max must not be below k_min",
+                got=f"k_min={self.k_min}, k_max={self.k_max}",
+                do="the paper draws K from 4 to 9",
+            )
+        _check_positive(
+            self,
+            "train_prompts",
+            "validation_prompts",
+            "temperature",
+            "max_response_tokens",
+            "sequences_per_batch",
+        )
+
+
+@dataclass(kw_only=True)
+class ComparisonsConfig(StageConfig):
+    """Who ranks the completions.
+
+    agreement_prompts: how many validation prompts a second labeler of the same group and one of
+    another rank again, to measure agreement; those judgements are not trained on.
+    """
+
+    labeler: LabelerConfig = field(default_factory=LabelerConfig)
+    agreement_prompts: int = 500
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "agreement_prompts")
+
+
+@dataclass(kw_only=True)
+class RewardModelConfig(StageConfig):
+    """The K-way reward model (§3.5 Eq. 1, App. C.2): one epoch, cosine to a tenth of the rate.
+
+    batch_size: prompts an optimizer step, each with all its pairs. denominator: the paper does not
+    say what divides a prompt's losses when it has ties. microbatch_tokens: tokens a forward, padding
+    included. unit_variance: scale the scores to standard deviation 1 on the validation completions
+    besides shifting them (Ziegler et al. 2019); the paper only shifts. Adam's epsilon, weight decay
+    and gradient clipping are not printed there. validate_every: in steps; 0 only at the end.
+    """
+
+    lr: float = 9e-6
+    final_lr_fraction: float = 0.1
+    warmup_steps: int = 0
+    epochs: float = 1.0
+    batch_size: int = 64
+    denominator: Denominator = Denominator.surviving
+    unit_variance: bool = False
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-5
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 2048
+    microbatch_tokens: int = 16_384
+    validate_every: int = no_effect(0)
+    checkpoint_every: int = no_effect(50)
+    log_every: int = no_effect(5)
+
+    def __post_init__(self) -> None:
+        _check_positive(
+            self,
+            "lr",
+            "epochs",
+            "batch_size",
+            "max_grad_norm",
+            "max_length",
+            "microbatch_tokens",
+            "checkpoint_every",
+            "log_every",
+        )
+        if not 0 <= self.final_lr_fraction <= 1:
+            raise UserError(
+                "final_lr_fraction must lie in [0, 1]",
+                got=str(self.final_lr_fraction),
+                do="the paper: 0.1",
+            )
+
+
+def _check_positive(config: Any, *names: str) -> None:
+    """Refuse a value that is not above zero; the error names the key."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise UserError(
+                f"{name} must be positive", got=str(getattr(config, name)), do=f"set {name} above 0"
+            )

@@ -1,0 +1,60 @@
+"""Settings of the evaluation. No torch here."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from stages.contracts import StageConfig, UserError, no_effect
+
+
+class GoldKind(str, Enum):
+    """world: the embedded world knows the true reward. none: only the reward model judges."""
+
+    world = "world"
+    none = "none"
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig(StageConfig):
+    """Every model answers the same held-out prompts with the same noise, once each (§3.6).
+
+    num_prompts: test prompts, or all where there are fewer. max_response_tokens: where a response is
+    cut. reward_model_prompts, completions_per_prompt: the SFT samples on which the reward model's
+    order is compared with gold. pretrain_tokens: at least so many tokens of validation text, whole
+    documents. confidence: of the win rate's interval over prompts. num_samples: rows of samples.json.
+    """
+
+    num_prompts: int = 1024
+    temperature: float = 1.0
+    max_response_tokens: int = 1024
+    gold: GoldKind = GoldKind.world
+    reward_model_prompts: int = 512
+    completions_per_prompt: int = 4
+    pretrain_tokens: int = 20_000
+    confidence: float = 0.95
+    calibration_bins: int = 10
+    num_samples: int = 64
+    max_length: int = 2048
+    sequences_per_batch: int = no_effect(256)
+
+    def __post_init__(self) -> None:
+        counts = ("num_prompts", "max_response_tokens", "reward_model_prompts", "pretrain_tokens")
+        counts += ("calibration_bins", "num_samples", "max_length", "sequences_per_batch")
+        for name in (*counts, "temperature"):
+            if not getattr(self, name) > 0:
+                raise UserError(
+                    f"{name} must be positive",
+                    got=str(getattr(self, name)),
+                    do=f"set {name} above 0",
+                )
+        if self.completions_per_prompt < 2:
+            raise UserError(
+                "completions_per_prompt must be at least 2",
+                got=str(self.completions_per_prompt),
+                do="pairs need two completions of one prompt",
+            )
+        if not 0 < self.confidence < 1:
+            raise UserError(
+                "confidence must lie between 0 and 1",
+                got=str(self.confidence),
+                do="for example 0.95",
+            )
