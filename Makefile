@@ -1,0 +1,41 @@
+# Two commands: `make run` and `make test`. Both create the environment first, once.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+ENV := $(VENV)/.installed
+BIN := $(VENV)/bin
+TEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest
+
+help:  ## Show these commands.
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+run: $(ENV)  ## The whole pipeline on the embedded world: ARGS="align=dpo" changes it.
+	$(BIN)/python -m pipeline run +experiment=ppo_ptx $(ARGS)
+
+test: $(ENV)  ## The default tests, a small run on Ray and a kill-and-resume test among them.
+	$(TEST)
+
+test-all: $(ENV)  ## Every test, the slow ones too.
+	$(TEST) -m "not gpu" --timeout 1800
+
+check: $(ENV)  ## Format, lint, types, layers, spelling.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell README.md CONTRIBUTING.md docs pipeline stages reward conf tests benchmarks
+
+format: $(ENV)  ## Rewrite the code in the one format.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove the environment and caches; runs and artifacts stay.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(ENV): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+.PHONY: help run test test-all check format clean
