@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ RUN_FILE, SUMMARY_FILE = "run.json", "summary.json"
 MEASURED = ("wall_s", "cpu_s", "peak_pss_gb")
 
 
-class State(str, Enum):
+class State(StrEnum):
     """Where a stage or a run stands."""
 
     PENDING = "pending"
@@ -32,8 +32,9 @@ class State(str, Enum):
 
 @dataclass(kw_only=True)
 class StageRecord:
-    """One stage of a run. inputs: upstream keyword -> asset. artifact: its folder, once there is one.
+    """One stage of a run.
 
+    inputs: upstream keyword -> asset. artifact: its folder, once there is one.
     seconds: time this run spent on it; 0 for a stage it did not execute.
     """
 
@@ -94,9 +95,9 @@ def read_run(folder: Path) -> RunRecord:
 def write_summary(
     folder: Path, record: RunRecord, metrics: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
-    """Write `summary.json` from the run and its artifacts' metrics (asset -> dotted name -> figure).
+    """Write `summary.json` from the run and its artifacts' metrics.
 
-    A run that executes nothing keeps the times and the memory of the run that did the work.
+    metrics: asset -> dotted name -> figure. A run that executes nothing keeps the times and the memory of the run that did the work.
     """
     measured = {name: round(float(getattr(record, name)), 3) for name in MEASURED}
     cached = not record.executed

@@ -1,10 +1,10 @@
 """The config group `tracking`: where a run's curves go besides its own `metrics.parquet`."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 
-class WandbMode(str, Enum):
+class WandbMode(StrEnum):
     """How Weights & Biases is used. `auto`: online when the user is logged in, else offline."""
 
     AUTO = "auto"
