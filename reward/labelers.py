@@ -13,7 +13,7 @@ from stages.records.schemas import Message
 
 
 class LabelerKind(str, Enum):
-    """exact: one labeler who ranks by gold. simulated: groups with noise and tastes of their own."""
+    """exact: one labeler who ranks by gold. simulated: groups with noise and tastes."""
 
     exact = "exact"
     simulated = "simulated"

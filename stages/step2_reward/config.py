@@ -1,4 +1,4 @@
-"""Settings of completions, comparisons and the reward model; defaults are the paper's. No torch here."""
+"""Settings of completions, comparisons and the reward model; defaults: the paper's. No torch here."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -73,10 +73,10 @@ class RewardModelConfig(StageConfig):
     """The K-way reward model (§3.5 Eq. 1, App. C.2): one epoch, cosine to a tenth of the rate.
 
     batch_size: prompts an optimizer step, each with all its pairs. denominator: the paper does not
-    say what divides a prompt's losses when it has ties. microbatch_tokens: tokens a forward, padding
-    included. unit_variance: scale the scores to standard deviation 1 on the validation completions
-    besides shifting them (Ziegler et al. 2019); the paper only shifts. Adam's epsilon, weight decay
-    and gradient clipping are not printed there. validate_every: in steps; 0 only at the end.
+    say what divides a prompt's losses when it has ties. microbatch_tokens: tokens a forward,
+    padding included. unit_variance: besides shifting the scores, scale them to standard deviation 1
+    on the validation completions (Ziegler et al. 2019); the paper only shifts. Adam's epsilon,
+    weight decay and clipping are not printed there. validate_every: in steps; 0 only at the end.
     """
 
     lr: float = 9e-6

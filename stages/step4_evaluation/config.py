@@ -13,14 +13,28 @@ class GoldKind(str, Enum):
     none = "none"
 
 
+POSITIVE = (
+    "num_prompts",
+    "temperature",
+    "max_response_tokens",
+    "reward_model_prompts",
+    "pretrain_tokens",
+    "calibration_bins",
+    "num_samples",
+    "max_length",
+    "sequences_per_batch",
+)
+
+
 @dataclass(kw_only=True)
 class EvaluationConfig(StageConfig):
     """Every model answers the same held-out prompts with the same noise, once each (§3.6).
 
-    num_prompts: test prompts, or all where there are fewer. max_response_tokens: where a response is
-    cut. reward_model_prompts, completions_per_prompt: the SFT samples on which the reward model's
+    num_prompts: test prompts, or all where there are fewer. max_response_tokens: where a response
+    is cut. reward_model_prompts, completions_per_prompt: the SFT samples on which the reward model's
     order is compared with gold. pretrain_tokens: at least so many tokens of validation text, whole
-    documents. confidence: of the win rate's interval over prompts. num_samples: rows of samples.json.
+    documents. confidence: of the win rate's interval over prompts. num_samples: rows of
+    samples.json.
     """
 
     num_prompts: int = 1024
@@ -37,9 +51,7 @@ class EvaluationConfig(StageConfig):
     sequences_per_batch: int = no_effect(256)
 
     def __post_init__(self) -> None:
-        counts = ("num_prompts", "max_response_tokens", "reward_model_prompts", "pretrain_tokens")
-        counts += ("calibration_bins", "num_samples", "max_length", "sequences_per_batch")
-        for name in (*counts, "temperature"):
+        for name in POSITIVE:
             if not getattr(self, name) > 0:
                 raise UserError(
                     f"{name} must be positive",
