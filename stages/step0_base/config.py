@@ -1,0 +1,77 @@
+"""What the base stage can be told: pretrain a small Llama from scratch, or take a folder. No torch here."""
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from stages.contracts import StageConfig, UserError, no_effect
+
+
+class BaseKind(str, Enum):
+    """Where the base model comes from."""
+
+    scratch = "scratch"
+    folder = "folder"
+
+
+@dataclass(kw_only=True)
+class BaseConfig(StageConfig):
+    """The base language model.
+
+    `scratch` trains tokenizer and Llama on the `text` asset; the defaults are this project's (the
+    paper starts from GPT-3). `folder` takes the Hugging Face folder at `path` as it is.
+    """
+
+    kind: BaseKind = BaseKind.scratch
+    path: str | None = None
+
+    max_words: int = 8_192
+    hidden_size: int = 128
+    intermediate_size: int = 344
+    num_layers: int = 4
+    num_heads: int = 4
+    max_length: int = 128  # tokens of prompt and response together
+
+    steps: int = 500
+    batch_size: int = 32  # blocks a step
+    block_length: int = 64  # tokens a block: documents end to end, cut into blocks
+    lr: float = 2e-3
+    warmup_steps: int = 30
+    final_lr_factor: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+
+    validate_every: int = no_effect(100)
+    log_every: int = no_effect(10)
+    checkpoint_every: int = no_effect(100)
+
+    def __post_init__(self) -> None:
+        if self.kind is BaseKind.folder:
+            self._check_folder()
+        self._check_ranges()
+
+    def _check_folder(self) -> None:
+        if self.path is None or not (Path(self.path) / "config.json").is_file():
+            raise UserError(
+                "base.path is no model folder",
+                got=str(self.path),
+                do="give a local Hugging Face folder (one with config.json)",
+            )
+
+    def _check_ranges(self) -> None:
+        if not self.lr > 0:
+            raise UserError("base.lr must be positive", got=str(self.lr), do="for example 2e-3")
+        if min(self.steps, self.batch_size, self.block_length) < 1:
+            got = (
+                f"steps={self.steps} batch_size={self.batch_size} block_length={self.block_length}"
+            )
+            raise UserError(
+                "base sizes must be at least 1", got=got, do="see conf/scale/world.yaml"
+            )
+        if self.hidden_size % (2 * self.num_heads):
+            got = f"hidden_size={self.hidden_size} num_heads={self.num_heads}"
+            do = "make hidden_size a multiple of 2 x num_heads: rotary positions turn pairs"
+            raise UserError("base.hidden_size does not fit its heads", got=got, do=do)
