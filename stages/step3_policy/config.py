@@ -1,12 +1,12 @@
 """Settings of the policy stages: DPO and best-of-n. No torch here."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from stages.contracts import StageConfig, UserError, no_effect
 
 
-class PairRule(str, Enum):
+class PairRule(StrEnum):
     """Which ordered pairs of a K-way comparison DPO trains on; ties never make a pair."""
 
     all = "all"
@@ -14,11 +14,18 @@ class PairRule(str, Enum):
     adjacent = "adjacent"
 
 
-class Optimizer(str, Enum):
+class Optimizer(StrEnum):
     """The DPO paper's RMSprop, or Adam with decoupled weight decay."""
 
     rmsprop = "rmsprop"
     adamw = "adamw"
+
+
+class GoldKind(StrEnum):
+    """world: the embedded world knows the true reward. none: only the reward model judges."""
+
+    world = "world"
+    none = "none"
 
 
 @dataclass(kw_only=True)
@@ -27,8 +34,8 @@ class DpoConfig(StageConfig):
 
     beta: strength of the implicit KL penalty. label_smoothing: the share of labels taken as flipped
     (conservative DPO). batch_size: pairs an optimizer step. lr: constant after a linear warm-up;
-    with `final_lr_fraction` below 1 a cosine. max_length: prompt and response, in tokens; pairs with
-    a longer completion are left out.
+    with `final_lr_fraction` below 1 a cosine. max_length: prompt and response, in tokens; pairs
+    with a longer completion are left out.
     """
 
     beta: float = 0.1
@@ -80,21 +87,21 @@ class BestOfNConfig(StageConfig):
 
     n: what the policy asset stands for. curve_prompts, curve_samples: validation prompts, and
     responses a prompt, from which the curve of reward along n is estimated (curve_samples >= n).
-    gold: measure the embedded world's gold reward beside the proxy. generation_batch_size: responses
-    sampled at once.
+    gold: what is measured beside the proxy. max_response_tokens: where a response is cut.
+    sequences_per_batch: responses sampled at once.
     """
 
     n: int = 16
     curve_prompts: int = 128
     curve_samples: int = 64
     temperature: float = 1.0
-    max_new_tokens: int = 1024
-    gold: bool = True
-    generation_batch_size: int = no_effect(256)
+    max_response_tokens: int = 1024
+    gold: GoldKind = GoldKind.world
+    sequences_per_batch: int = no_effect(256)
 
     def __post_init__(self) -> None:
         check_positive(
-            self, "n", "curve_prompts", "temperature", "max_new_tokens", "generation_batch_size"
+            self, "n", "curve_prompts", "temperature", "max_response_tokens", "sequences_per_batch"
         )
         if self.curve_samples < self.n:
             raise UserError(
