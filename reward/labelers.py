@@ -1,6 +1,7 @@
 """Who ranks completions: the protocol every labeler follows, and what a pool of them is made from.
 
-The simulated labelers of the embedded world implement it in `stages.world.labelers`. No torch here.
+`stages.world.labelers.make_labelers(config, seed)` makes the pool of the embedded world. No torch
+here.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Settings of completions, comparisons and the reward model; defaults: the paper's. No torch here."""
+"""Settings of completions, comparisons and reward model; defaults: the paper's. No torch here."""
 
 from dataclasses import dataclass, field
 from enum import Enum
