@@ -97,7 +97,8 @@ def write_summary(
 ) -> dict[str, Any]:
     """Write `summary.json` from the run and its artifacts' metrics.
 
-    metrics: asset -> dotted name -> figure. A run that executes nothing keeps the times and the memory of the run that did the work.
+    metrics: asset -> dotted name -> figure. A run that executes nothing keeps the times and
+    the memory of the run that did the work.
     """
     measured = {name: round(float(getattr(record, name)), 3) for name in MEASURED}
     cached = not record.executed

@@ -24,12 +24,12 @@ class TensorBoardTracker:
 
     def table(self, record: LoggedTable) -> None:
         """Rows as preformatted text."""
-        from tensorboard.plugins.text.summary import pb
+        from tensorboard.plugins.text.summary_v2 import text_pb
 
         rows = "\n\n".join(
             "\n".join(f"    {k}: {v}" for k, v in row.items()) for row in record.rows
         )
-        self._write(record.stage, record.step, list(pb(record.name, rows).value), time.time())
+        self._write(record.stage, record.step, list(text_pb(record.name, rows).value), time.time())
 
     def artifact(self, artifact: LoggedArtifact) -> None:
         """TensorBoard has no artifacts."""

@@ -2,8 +2,8 @@
 
 Every stage has its own step axis (`sft/step` for `sft/...`). W&B's inner step is the run's own
 index, handed over with each record: it grows over all tries of a run, so that the parts an offline
-run leaves (a folder a try) sync one after another without overlap. Artifacts are references: nothing is
-uploaded but the manifest; the parents' fingerprints are in the metadata.
+run leaves (a folder a try) sync one after another without overlap. Artifacts are references:
+nothing is uploaded but the manifest; the parents' fingerprints are in the metadata.
 """
 
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ class WandbTracker:
         }
         entry = wandb.Artifact(artifact.asset, type=artifact.asset, metadata=metadata)
         entry.add_file(str(artifact.folder / "manifest.json"))
-        entry.add_reference(artifact.folder.resolve().as_uri(), checksum=False)
+        entry.add_reference(artifact.folder.resolve().as_uri(), name="files", checksum=False)
         self._run.log_artifact(entry, aliases=[artifact.fingerprint[:16]])
 
     def _log(self, stage: str, step: int, index: int, values: Mapping[str, Any]) -> None:
@@ -91,7 +91,12 @@ def open_wandb(
         mode="online" if online else "offline",
         resume="allow",
         settings=wandb.Settings(
-            silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True
+            silent=True,
+            console="off",
+            disable_git=True,
+            save_code=False,
+            x_disable_meta=True,
+            x_disable_stats=True,
         ),
     )
     return WandbTracker(opened, wandb.Api() if online else None)
