@@ -1,0 +1,235 @@
+"""Settings of PPO and PPO-ptx; the defaults are InstructGPT's (Ouyang et al. 2022). No torch here.
+
+Where the paper prints no value the comment says whose it is: LMHP (Ziegler et al. 2019), ST
+(Stiennon et al. 2020), WG (WebGPT), N+ (Huang et al. 2024).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stages.contracts import StageConfig, UserError, no_effect
+
+MIN_WHITENING_SEQUENCES = 8
+
+
+class KlPlacement(StrEnum):
+    """Where the KL penalty stands: k1 in the reward (the paper), or the sequence's k2 as a loss."""
+
+    reward = "reward"
+    loss = "loss"
+
+
+class KlController(StrEnum):
+    """The paper's fixed coefficient, or LMHP's, which steers the KL of a response to a target."""
+
+    fixed = "fixed"
+    adaptive = "adaptive"
+
+
+class MissingEos(StrEnum):
+    """What a response without EOS scores: -penalty (LMHP, N+), its score - penalty, its score."""
+
+    replace = "replace"
+    subtract = "subtract"
+    none = "none"
+
+
+class EmaUnit(StrEnum):
+    """What one decay of the average stands for; the paper does not say."""
+
+    minibatch = "minibatch"
+    iteration = "iteration"
+
+
+class Gold(StrEnum):
+    """A known true reward that is logged beside the proxy, and never trained on."""
+
+    none = "none"
+    world = "world"
+
+
+class Select(StrEnum):
+    """Which weights become the policy: the average, the last, or the best validation proxy.
+
+    The proxy is what training maximises: `proxy` notices divergence, not over-optimisation.
+    """
+
+    ema = "ema"
+    last = "last"
+    proxy = "proxy"
+
+
+@dataclass(kw_only=True)
+class PpoConfig(StageConfig):
+    """PPO-ptx (section 3.5, Eq. 2; App. C.4). `ptx_coef=0` is the paper's plain PPO."""
+
+    # Batch arithmetic: 500 iterations of 512 episodes, the paper's 256k.
+    iterations: int = 500
+    rollout_batch_size: int = 512  # prompts an iteration, one response each
+    minibatch_size: int = 64  # sequences an optimizer step
+    ppo_epochs: int = 1  # passes over a rollout batch
+    microbatch_tokens: int = 16_384  # padded tokens a forward
+    generation_batch_size: int = 512  # responses sampled at once
+
+    # Rollouts
+    max_prompt_tokens: int = 1024  # longer prompts are left out
+    max_new_tokens: int = 1024
+    temperature: float = 1.0  # of sampling, and of every log-prob
+
+    # Reward
+    kl_coef: float = 0.02
+    kl_placement: KlPlacement = KlPlacement.reward
+    kl_controller: KlController = KlController.fixed
+    target_kl: float = 6.0  # nats a response; adaptive only (LMHP)
+    kl_horizon: int = 10_000  # episodes; adaptive only (LMHP)
+    missing_eos: MissingEos = MissingEos.replace
+    missing_eos_penalty: float = 1.0
+    whiten_rewards: bool = False  # WG, N+
+
+    # Advantages and losses
+    gamma: float = 1.0
+    gae_lambda: float = 0.95  # ST, WG
+    whiten_advantages: bool = True  # WG
+    clip_range: float = 0.2
+    value_clip_range: float | None = 0.2  # null: plain squared error (LMHP, N+)
+
+    # Pretraining gradients, mixed into every optimizer step
+    ptx_coef: float = 27.8  # gamma of Eq. 2, on the mean cross-entropy of a token
+    ptx_ratio: float = 8.0  # documents an episode
+    max_document_tokens: int = 2048  # longer documents are cut
+
+    # Optimisation. The policy's rate is not printed: this is the middle of the 1.3B sweep, and the
+    # highest that did not diverge without pretraining gradients (App. E.9).
+    policy_lr: float = 8.05e-6
+    critic_lr: float = 9e-6
+    warmup_iterations: int = 10
+    warmup_start: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-5  # N+
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+    # Which weights are kept
+    ema_decay: float = 0.992
+    ema_unit: EmaUnit = EmaUnit.minibatch
+    select: Select = Select.ema
+
+    # Watching
+    gold: Gold = Gold.none
+    validation_every: int = 10  # iterations; always after the last
+    validation_prompts: int = 256
+    sample_rows: int = 8  # rows of a table of sampled responses
+    checkpoint_every: int = no_effect(10)  # iterations
+
+    def __post_init__(self) -> None:
+        _check_signs(self)
+        _check_shares(self)
+        _check_batches(self)
+
+    @property
+    def num_minibatches(self) -> int:
+        """Optimizer steps of one pass over a rollout batch."""
+        return self.rollout_batch_size // self.minibatch_size
+
+    @property
+    def num_updates(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.iterations * self.ppo_epochs * self.num_minibatches
+
+    @property
+    def num_documents(self) -> int:
+        """Pretraining documents an optimizer step: the paper's 8 an episode."""
+        return round(self.ptx_ratio * self.minibatch_size) if self.ptx_coef > 0 else 0
+
+
+POSITIVE = (
+    "iterations",
+    "rollout_batch_size",
+    "minibatch_size",
+    "ppo_epochs",
+    "microbatch_tokens",
+    "generation_batch_size",
+    "max_prompt_tokens",
+    "max_new_tokens",
+    "temperature",
+    "target_kl",
+    "kl_horizon",
+    "clip_range",
+    "max_document_tokens",
+    "policy_lr",
+    "critic_lr",
+    "eps",
+    "max_grad_norm",
+    "validation_every",
+    "validation_prompts",
+    "checkpoint_every",
+)
+NOT_NEGATIVE = (
+    "kl_coef",
+    "missing_eos_penalty",
+    "ptx_coef",
+    "ptx_ratio",
+    "warmup_iterations",
+    "weight_decay",
+    "sample_rows",
+)
+SHARES = ("gamma", "gae_lambda", "warmup_start", "beta1", "beta2", "ema_decay")
+
+
+def _check_signs(config: PpoConfig) -> None:
+    for name in POSITIVE:
+        if not getattr(config, name) > 0:
+            raise UserError(
+                f"{name} must be positive", got=str(getattr(config, name)), do=f"set {name} above 0"
+            )
+    for name in NOT_NEGATIVE:
+        if not getattr(config, name) >= 0:
+            raise UserError(
+                f"{name} must not be negative",
+                got=str(getattr(config, name)),
+                do=f"set {name} to 0 or more",
+            )
+
+
+def _check_shares(config: PpoConfig) -> None:
+    for name in SHARES:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(
+                f"{name} must lie in [0, 1]", got=str(getattr(config, name)), do=f"mend {name}"
+            )
+    if config.value_clip_range is not None and not config.value_clip_range > 0:
+        raise UserError(
+            "value_clip_range must be positive",
+            got=str(config.value_clip_range),
+            do="set it to null for a value loss without clipping",
+        )
+
+
+def _check_batches(config: PpoConfig) -> None:
+    whole, part = config.rollout_batch_size, config.minibatch_size
+    if whole % part:
+        raise UserError(
+            "minibatch_size must divide rollout_batch_size",
+            got=f"{whole} episodes in minibatches of {part}",
+            do=f"the nearest that does: minibatch_size={nearest_divisor(whole, part)}",
+        )
+    whitens = config.whiten_advantages or config.whiten_rewards
+    if whitens and whole < MIN_WHITENING_SEQUENCES:
+        raise UserError(
+            f"whitening needs {MIN_WHITENING_SEQUENCES} or more sequences",
+            got=f"rollout_batch_size={whole}",
+            do=f"set rollout_batch_size={MIN_WHITENING_SEQUENCES}, or turn the whitening off",
+        )
+    if config.ptx_coef > 0 and config.num_documents < 1:
+        raise UserError(
+            "ptx_ratio gives no pretraining document to a minibatch",
+            got=f"{config.ptx_ratio} documents an episode, {part} episodes a minibatch",
+            do=f"set ptx_ratio={1 / part:g} or more, or ptx_coef=0",
+        )
+
+
+def nearest_divisor(whole: int, wanted: int) -> int:
+    """The divisor of `whole` closest to `wanted`; the smaller of two equally close."""
+    divisors = [number for number in range(1, whole + 1) if whole % number == 0]
+    return min(divisors, key=lambda divisor: (abs(divisor - wanted), divisor))
