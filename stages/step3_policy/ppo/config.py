@@ -29,7 +29,7 @@ class KlController(StrEnum):
 class MissingEos(StrEnum):
     """What a response without EOS scores: -penalty (LMHP, N+), its score - penalty, its score."""
 
-    replace = "replace"
+    replace = "replace"  # type: ignore[assignment]  # hides str.replace, which nobody calls
     subtract = "subtract"
     none = "none"
 
