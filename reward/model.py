@@ -1,0 +1,156 @@
+"""The reward model, and the critic that starts as its copy (InstructGPT §3.5, App. C.2, C.4).
+
+A decoder whose unembedding is replaced by a projection to one scalar. The score of a response is
+read at its last real token, found from lengths, never from `token == pad`. The folder on disk is an
+ordinary `...ForSequenceClassification` with one label, a pad id that never occurs in text and
+`reward_bias` in its config: Transformers alone gives `score + reward_bias`.
+
+Dimension letters: B sequences, R tokens of the longest response, H hidden.
+"""
+
+import copy
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.contracts import UserError
+from stages.lm.batching import SequenceBatch
+from stages.lm.loading import check_model_folder, load_tokenizer, save_model
+from stages.lm.logprobs import hidden_at_responses, hidden_states
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class RewardModel(nn.Module):
+    """One scalar a response. It stays in eval mode, in training too: no dropout outside SFT."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network.eval()
+
+    @property
+    def reward_bias(self) -> float:
+        """What is subtracted so that demonstrations score zero on average."""
+        return float(self.network.config.reward_bias)
+
+    def raw_scores(self, batch: SequenceBatch) -> Tensor:
+        """(B,) float32: scores before the shift, what training works on."""
+        hidden = hidden_states(self.network.base_model, batch.input_ids, batch.attention_mask)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return project(self.network.score, hidden[rows, batch.lengths - 1])
+
+    def scores(self, batch: SequenceBatch) -> Tensor:
+        """(B,) float32: normalised scores, zero on average over the demonstrations."""
+        return self.raw_scores(batch) - self.reward_bias
+
+
+class Critic(nn.Module):
+    """The value function: one scalar a response token, a network of its own."""
+
+    def __init__(self, backbone: Any, head: nn.Linear) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone.eval(), head
+
+    def values(self, batch: SequenceBatch) -> Tensor:
+        """(B, R) float32: the value before each response token; 0 where masked."""
+        values = project(self.head, hidden_at_responses(self.backbone, batch))
+        return values.masked_fill(~batch.response_mask, 0.0)
+
+
+def project(head: nn.Module, hidden: Tensor) -> Tensor:
+    """(..., H) to (...) float32: a head with one output."""
+    scalar: Tensor = head(hidden)[..., 0]
+    return scalar.float()
+
+
+def new_reward_model(folder: Path, seed: int) -> RewardModel:
+    """A reward model on the language model in `folder`, its head drawn from `seed`."""
+    from transformers import AutoModelForSequenceClassification
+
+    check_model_folder(folder)
+    network = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        num_labels=1,
+        dtype=torch.float32,
+        local_files_only=True,
+        attn_implementation="sdpa",
+    )
+    network.config.reward_bias = 0.0
+    network.config.get_text_config().pad_token_id = load_reward_tokenizer(folder).pad_token_id
+    initialise_head(network.score, seed)
+    return RewardModel(network)
+
+
+def initialise_head(head: nn.Linear, seed: int) -> None:
+    """Weights from N(0, 1/(H + 1)), bias 0 (lm-human-preferences; Stiennon et al. 2020).
+
+    Stiennon et al. print a standard deviation of 1/(H + 1); their code takes the root.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    std = 1 / math.sqrt(head.in_features + 1)
+    nn.init.normal_(head.weight, std=std, generator=generator)
+    if head.bias is not None:
+        nn.init.zeros_(head.bias)
+
+
+def load_reward_model(folder: Path) -> RewardModel:
+    """The reward model saved in `folder`, in eval mode."""
+    from transformers import AutoModelForSequenceClassification
+
+    check_model_folder(folder)
+    network = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, attn_implementation="sdpa"
+    )
+    if "reward_bias" not in network.config.to_dict():
+        raise UserError(
+            f"{folder} holds no reward model of this pipeline",
+            got="a config.json without reward_bias",
+            do='add "reward_bias": 0.0 to its config.json if it is a classifier with one label',
+        )
+    return RewardModel(network)
+
+
+def save_reward_model(
+    model: RewardModel, tokenizer: "PreTrainedTokenizerBase", folder: Path
+) -> None:
+    """Write model, bias and tokenizer as a Transformers folder."""
+    save_model(model.network, tokenizer, folder)
+
+
+def critic_from_reward_model(folder: Path) -> Critic:
+    """A critic that starts as the reward model: its values are the normalised per-token scores."""
+    model = load_reward_model(folder)
+    weight = model.network.score.weight
+    head = nn.Linear(weight.shape[1], 1)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.fill_(-model.reward_bias)
+    return Critic(copy.deepcopy(model.network.base_model), head)
+
+
+def load_reward_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
+    """The model's tokenizer, with a pad token that never occurs in text.
+
+    Transformers finds the end of a text by its pad id. Where pad is EOS, or missing, another
+    special token takes its place, one that the chat template does not write.
+    """
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.pad_token = _unused_special_token(tokenizer)
+    return tokenizer
+
+
+def _unused_special_token(tokenizer: "PreTrainedTokenizerBase") -> str:
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
+    for token in tokenizer.all_special_tokens:
+        if token not in used and token not in str(tokenizer.chat_template):
+            return str(token)
+    raise UserError(
+        "the reward model needs a pad token of its own",
+        got=f"pad token {tokenizer.pad_token!r}, EOS {tokenizer.eos_token!r}",
+        do="give the base model's tokenizer a pad token that is not EOS and resize its embeddings",
+    )
