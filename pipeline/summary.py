@@ -8,42 +8,47 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pipeline.executors.protocol import StageState, Status
 
 RUN_FILE, SUMMARY_FILE = "run.json", "summary.json"
 MEASURED = ("wall_s", "cpu_s", "peak_pss_gb")
-
-
-class State(StrEnum):
-    """Where a stage or a run stands."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    CACHED = "cached"
-    GIVEN = "given"
-    WAITING = "waiting"
-    INTERRUPTED = "interrupted"
-    FAILED = "failed"
-    SKIPPED = "skipped"
 
 
 @dataclass(kw_only=True)
 class StageRecord:
     """One stage of a run.
 
-    inputs: upstream keyword -> asset. artifact: its folder, once there is one.
-    seconds: time this run spent on it; 0 for a stage it did not execute.
+    inputs: the stage's keyword -> the upstream asset. folder: the artifact, complete once the
+    status is cached or done. seconds: what this run spent on it, 0 where it did not execute.
+    note: why it runs or waits. error: set when it failed.
     """
 
-    state: State = State.PENDING
+    status: Status = Status.WAITING
     inputs: dict[str, str] = field(default_factory=dict)
     fingerprint: str = ""
-    artifact: str | None = None
+    folder: str = ""
+    journal: str = ""
     seconds: float = 0.0
-    error: str | None = None
+    note: str = ""
+    error: str = ""
+
+    @classmethod
+    def of(cls, state: StageState, inputs: Mapping[str, str]) -> Self:
+        """The record of what the driver sees of a stage."""
+        started, ended = state.started, state.ended
+        return cls(
+            status=state.status,
+            inputs=dict(inputs),
+            fingerprint=state.fingerprint,
+            folder=str(state.folder),
+            journal=str(state.journal),
+            seconds=round(ended - started, 3) if started and ended else 0.0,
+            note=state.note,
+            error=state.error,
+        )
 
 
 @dataclass(kw_only=True)
@@ -55,7 +60,7 @@ class RunRecord:
 
     run: str
     command: str = ""
-    state: State = State.RUNNING
+    status: Status = Status.RUNNING
     started: float = 0.0
     wall_s: float = 0.0
     cpu_s: float = 0.0
@@ -66,8 +71,8 @@ class RunRecord:
     @property
     def executed(self) -> list[str]:
         """The stages this command worked on."""
-        idle = (State.PENDING, State.CACHED, State.GIVEN, State.SKIPPED)
-        return [asset for asset, stage in self.stages.items() if stage.state not in idle]
+        idle = (Status.WAITING, Status.CACHED)
+        return [asset for asset, stage in self.stages.items() if stage.status not in idle]
 
 
 def write_run(folder: Path, record: RunRecord) -> None:
@@ -83,12 +88,12 @@ def read_run(folder: Path) -> RunRecord:
     """
     raw = json.loads((folder / RUN_FILE).read_text())
     stages = {
-        asset: StageRecord(**{**stage, "state": State(stage["state"])})
+        asset: StageRecord(**{**stage, "status": Status(stage["status"])})
         for asset, stage in raw["stages"].items()
     }
     departures = {key: (pair[0], pair[1]) for key, pair in raw["departures"].items()}
     return RunRecord(
-        **{**raw, "state": State(raw["state"]), "stages": stages, "departures": departures}
+        **{**raw, "status": Status(raw["status"]), "stages": stages, "departures": departures}
     )
 
 

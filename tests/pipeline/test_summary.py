@@ -2,10 +2,10 @@
 
 import json
 
+from pipeline.executors.protocol import StageState, Status
 from pipeline.summary import (
     RunRecord,
     StageRecord,
-    State,
     full_names,
     nest,
     read_run,
@@ -19,15 +19,34 @@ METRICS = {
 }
 
 
-def record(state: State, **changes) -> RunRecord:
-    stages = {"sft": StageRecord(state=state, inputs={"base": "base"}, seconds=3.0)}
+def record(status: Status, **changes) -> RunRecord:
+    stages = {"sft": StageRecord(status=status, inputs={"base": "base"}, seconds=3.0)}
     return RunRecord(run="r1", stages=stages, **changes)
 
 
 def test_run_json_survives_a_round_trip(tmp_path):
-    run = record(State.FAILED, departures={"align.kl_coef": (0.02, 0.05)})
+    run = record(Status.FAILED, departures={"align.kl_coef": (0.02, 0.05)})
     write_run(tmp_path, run)
     assert read_run(tmp_path) == run
+
+
+def test_a_stage_record_says_what_the_driver_sees(tmp_path):
+    state = StageState(
+        asset="sft",
+        status=Status.DONE,
+        fingerprint="a" * 64,
+        folder=tmp_path / "sft",
+        journal=tmp_path / "sft" / "journal",
+        log=tmp_path / "log.txt",
+        started=100.0,
+        ended=103.5,
+    )
+    stage = StageRecord.of(state, {"base": "base"})
+    assert (stage.seconds, stage.folder, stage.inputs) == (
+        3.5,
+        str(tmp_path / "sft"),
+        {"base": "base"},
+    )
 
 
 def test_figures_nest_at_their_dots():
@@ -43,7 +62,7 @@ def test_a_figure_of_another_asset_keeps_its_name():
 
 
 def test_the_summary_holds_measures_and_figures(tmp_path):
-    run = record(State.DONE, wall_s=12.3456, cpu_s=20.0, peak_pss_gb=1.5)
+    run = record(Status.DONE, wall_s=12.3456, cpu_s=20.0, peak_pss_gb=1.5)
     written = write_summary(tmp_path, run, METRICS)
     assert written == json.loads((tmp_path / "summary.json").read_text())
     assert written == {
@@ -58,13 +77,15 @@ def test_the_summary_holds_measures_and_figures(tmp_path):
 
 
 def test_a_run_that_executes_nothing_keeps_what_was_measured(tmp_path):
-    write_summary(tmp_path, record(State.DONE, wall_s=300.0, cpu_s=500.0, peak_pss_gb=2.0), METRICS)
-    idle = record(State.CACHED, wall_s=2.0, cpu_s=1.0, peak_pss_gb=0.1)
+    write_summary(
+        tmp_path, record(Status.DONE, wall_s=300.0, cpu_s=500.0, peak_pss_gb=2.0), METRICS
+    )
+    idle = record(Status.CACHED, wall_s=2.0, cpu_s=1.0, peak_pss_gb=0.1)
     written = write_summary(tmp_path, idle, METRICS)
     assert (written["wall_s"], written["cpu_s"], written["peak_pss_gb"]) == (300.0, 500.0, 2.0)
     assert written["cached"] is True
 
 
 def test_a_first_run_with_everything_in_the_store_says_so(tmp_path):
-    written = write_summary(tmp_path, record(State.CACHED, wall_s=2.0), METRICS)
+    written = write_summary(tmp_path, record(Status.CACHED, wall_s=2.0), METRICS)
     assert (written["wall_s"], written["cached"]) == (2.0, True)
