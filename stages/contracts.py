@@ -40,6 +40,11 @@ def no_effect(default: Any) -> Any:
     return field(default=default, metadata={"affects_result": False})
 
 
+def external_input(default: Any) -> Any:
+    """A config field that names a file or folder of the user's: its content counts, not its name."""
+    return field(default=default, metadata={"external": True})
+
+
 @dataclass(kw_only=True)
 class StageConfig:
     """What every stage's config has. `threads` changes the order of sums, hence the result."""
