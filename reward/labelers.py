@@ -6,14 +6,14 @@ here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Protocol
 
 from stages.contracts import UserError
 from stages.records.schemas import Message
 
 
-class LabelerKind(str, Enum):
+class LabelerKind(StrEnum):
     """exact: one labeler who ranks by gold. simulated: groups with noise and tastes."""
 
     exact = "exact"

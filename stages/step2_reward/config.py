@@ -1,14 +1,14 @@
 """Settings of completions, comparisons and reward model; defaults: the paper's. No torch here."""
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from reward.labelers import LabelerConfig
 from stages.contracts import StageConfig, UserError, no_effect
 
 
-class Denominator(str, Enum):
+class Denominator(StrEnum):
     """What divides the summed pair losses of a prompt: its untied pairs, or all C(K,2) of them."""
 
     surviving = "surviving"
@@ -30,7 +30,7 @@ class CompletionsConfig(StageConfig):
     validation_prompts: int = 17_887
     temperature: float = 1.0
     max_response_tokens: int = 1024
-    sequences_per_batch: int = no_effect(256)
+    sequences_per_batch: int = 256
 
     def __post_init__(self) -> None:
         if self.k_min < 2:

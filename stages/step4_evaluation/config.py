@@ -1,12 +1,12 @@
 """Settings of the evaluation. No torch here."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
-from stages.contracts import StageConfig, UserError, no_effect
+from stages.contracts import StageConfig, UserError
 
 
-class GoldKind(str, Enum):
+class GoldKind(StrEnum):
     """world: the embedded world knows the true reward. none: only the reward model judges."""
 
     world = "world"
@@ -48,7 +48,7 @@ class EvaluationConfig(StageConfig):
     calibration_bins: int = 10
     num_samples: int = 64
     max_length: int = 2048
-    sequences_per_batch: int = no_effect(256)
+    sequences_per_batch: int = 256
 
     def __post_init__(self) -> None:
         for name in POSITIVE:
