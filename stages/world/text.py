@@ -1,0 +1,59 @@
+"""The world's pretraining text: documents whose sentences speak of the same things again.
+
+The repetition is what teaches a small model to copy. Documents that show an instruction draw from
+the combinations that are not held out.
+"""
+
+from random import Random
+
+from stages.world.parts import enumerated
+from stages.world.grammar import write_sentence
+from stages.world.instructions import careless_answer, draw_instruction
+from stages.world.words import ANIMALS, CATEGORIES, COLORS, NUMBERS, PLACES, THINGS
+
+CARE_IN_TEXT = 0.3  # share of the instructions in the text that are answered well
+
+
+def write_document(rng: Random, instruction_share: float) -> str:
+    """One document of 5 to 40 words."""
+    if rng.random() < instruction_share:
+        return " ".join(_instruction(rng))
+    write = rng.choices((_tale, _facts, _members, _numbers, _echo), weights=(9, 4, 2, 2, 1))[0]
+    return " ".join(write(rng))
+
+
+def _tale(rng: Random) -> list[str]:
+    """Two to four sentences about the same animal and thing."""
+    given = {"ANIMAL": rng.choice(ANIMALS), "THING": rng.choice(THINGS)}
+    return [word for _ in range(rng.randint(2, 4)) for word in write_sentence(rng, given)]
+
+
+def _facts(rng: Random) -> list[str]:
+    """Two things and their colours, told twice."""
+    facts = list(zip(rng.sample(THINGS, 2), rng.sample(COLORS, 2), strict=True))
+    told = [f"the {thing} is {color} ." for thing, color in facts]
+    rng.shuffle(facts)
+    again = [f"the {color} {thing} is in the {rng.choice(PLACES)} ." for thing, color in facts]
+    return " ".join(told + again).split()
+
+
+def _members(rng: Random) -> list[str]:
+    members = CATEGORIES[rng.choice(sorted(CATEGORIES))]
+    return enumerated(rng.sample(members, rng.randint(2, 5)))
+
+
+def _numbers(rng: Random) -> list[str]:
+    low = rng.randrange(len(NUMBERS) - 2)
+    row = NUMBERS[low : low + rng.randint(3, 7)]
+    return enumerated(row if rng.random() < 0.5 else row[::-1])
+
+
+def _echo(rng: Random) -> list[str]:
+    return [rng.choice(ANIMALS + THINGS)] * rng.randint(2, 5) + ["."]
+
+
+def _instruction(rng: Random) -> list[str]:
+    instruction = draw_instruction(rng, held_out=False)
+    answer = instruction.answer if rng.random() < CARE_IN_TEXT else None
+    response = answer(rng) if answer else careless_answer(rng, instruction)
+    return [*instruction.ask(rng).split(), *response]
