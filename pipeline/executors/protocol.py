@@ -1,12 +1,12 @@
 """What an executor is asked, what it answers, and what the driver can see of it while it works.
 
-`pipeline.scheduler.Run` decides what is ready; an executor only runs it. `local` runs a stage in this
-process, `ray` as a Ray task; both call the same entry, `pipeline.executors.entry.run_stage`.
+`pipeline.scheduler.Run` decides what is ready; an executor only runs it. `local` runs a stage in
+this process, `ray` as a Ray task; both call the same entry, `pipeline.executors.entry.run_stage`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -14,12 +14,13 @@ from typing import Any, Protocol, Self
 from stages.contracts import StageConfig, UserError
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """Where an asset stands in this run."""
 
     WAITING = "waiting"  # for its parents, for a free CPU, or for another run that makes it
     RUNNING = "running"
-    CACHED = "cached"  # it was there before this run, in the store or given
+    CACHED = "cached"  # it was in the store before this run
+    GIVEN = "given"  # the user brought it
     DONE = "done"  # made by this run
     FAILED = "failed"
     INTERRUPTED = "interrupted"  # asked to stop; the next run continues from its checkpoint
@@ -34,9 +35,9 @@ class Status(str, Enum):
 class StageState:
     """A snapshot of one asset for the progress display and the trackers.
 
-    folder: the artifact, complete once the status is cached or done. journal, log: where they lie NOW:
-    they move with the artifact when it is published, with the same content, so a reader's offset
-    stays valid. started, ended: seconds since 1970, None for what did not happen in this run.
+    folder: the artifact, complete once the status is cached, given or done. journal, log: where
+    they lie NOW: they go into the artifact when it is published, with the same content, so a
+    reader's offset stays valid. started, ended: seconds since 1970, None for what this run did not do.
     note: why a stage runs or waits. error: set when it failed.
     """
 
@@ -78,7 +79,7 @@ class StageRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a request ended: `DONE`, `FAILED` or `INTERRUPTED`. cause: the exception's first cause."""
+    """How a request ended: done, failed or interrupted. cause: the exception's first cause."""
 
     asset: str
     status: Status
@@ -89,7 +90,7 @@ class Outcome:
 
 
 class Executor(Protocol):
-    """Runs requests, at most `parallel` at a time. Entering starts what it needs, leaving ends it."""
+    """Runs requests, at most `parallel` at once. Entering starts what it needs, leaving ends it."""
 
     parallel: int
 

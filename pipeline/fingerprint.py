@@ -1,0 +1,156 @@
+"""The name of a result: a hash of everything that can change it, computed without importing it.
+
+`Parts` keeps what went into the hash, so that a plan can say which part differs from an earlier
+artifact. Code is read as syntax trees (`pipeline.sources`), package versions from their metadata.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from stages.contracts import StageConfig, UserError
+
+NUMERIC_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "trl",
+    "peft",
+    "accelerate",
+    "deepspeed",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a fingerprint is made of.
+
+    stage: `module:function`. code: module -> digest of its tree. packages: name -> major.minor.
+    config: the values that can change the result. external: config key -> digest of what it names.
+    parents: keyword -> fingerprint.
+    """
+
+    stage: str
+    code: dict[str, str]
+    packages: dict[str, str]
+    config: dict[str, Any]
+    external: dict[str, str]
+    parents: dict[str, str]
+
+    def fingerprint(self) -> str:
+        """64 hex digits."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """major.minor of the installed packages that decide numbers."""
+    found: dict[str, str] = {}
+    for name in NUMERIC_PACKAGES:
+        try:
+            found[name] = ".".join(version(name).split(".")[:2])
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def effective(config: Any) -> dict[str, Any]:
+    """The values of a config that can change a result, as plain JSON; `class` tells variants apart.
+
+    Fields declared `no_effect` are left out, `external_input` fields too: their content counts.
+    """
+    values: dict[str, Any] = {"class": type(config).__name__}
+    for spec in fields(config):
+        if spec.metadata.get("affects_result", True) and not spec.metadata.get("external", False):
+            values[spec.name] = plain(getattr(config, spec.name))
+    return values
+
+
+def resolved(config: Any) -> dict[str, Any]:
+    """All values of a config as plain JSON, for the manifest."""
+    return {spec.name: plain(getattr(config, spec.name), all_of_it=True) for spec in fields(config)}
+
+
+def plain(value: Any, *, all_of_it: bool = False) -> Any:
+    """A config value as JSON knows it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return resolved(value) if all_of_it else effective(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, all_of_it=all_of_it) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, all_of_it=all_of_it) for item in value]
+    return value
+
+
+def external_digests(config: StageConfig) -> dict[str, str]:
+    """Digest of the content behind every `external_input` field that is set.
+
+    Raises:
+        UserError: a file or folder that is not there.
+    """
+    return {key: content_digest(Path(path), key) for key, path in _external_paths(config)}
+
+
+def content_digest(path: Path, key: str) -> str:
+    """sha256 of a file, or of the sorted names and contents of a folder."""
+    if path.is_file():
+        return file_digest(path)
+    if not path.is_dir():
+        raise UserError(
+            f"{key} names nothing", got=str(path), do="give a file or folder that exists"
+        )
+    digest = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(f"{file.relative_to(path)}|{file_digest(file)}|".encode())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _external_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str | Path]]:
+    for spec in fields(config):
+        value = getattr(config, spec.name)
+        if is_dataclass(value):
+            yield from _external_paths(value, f"{prefix}{spec.name}.")
+        elif spec.metadata.get("external", False) and value:
+            yield f"{prefix}{spec.name}", value
+
+
+def differences(now: Parts, before: Parts) -> list[str]:
+    """What changed from `before` to `now`, a line each, in words."""
+    found = [f"stage {before.stage} -> {now.stage}"] if now.stage != before.stage else []
+    config = _changed(_flat(before.config), _flat(now.config))
+    found += [f"config {key}: {old} -> {new}" for key, (old, new) in config.items()]
+    found += [f"code of {module}" for module in _changed(before.code, now.code)]
+    packages = _changed(before.packages, now.packages)
+    found += [f"package {name}: {old} -> {new}" for name, (old, new) in packages.items()]
+    found += [f"content of {key}" for key in _changed(before.external, now.external)]
+    found += [f"parent {keyword}" for keyword in _changed(before.parents, now.parents)]
+    return found
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    keys = sorted({*before, *now})
+    pairs = {key: (before.get(key, "absent"), now.get(key, "absent")) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else None
+        flat.update(inner if inner is not None else {f"{prefix}{key}": value})
+    return flat
