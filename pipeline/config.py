@@ -1,0 +1,163 @@
+"""The whole configuration of a run, typed: a dataclass a group, each beside the code that reads it.
+
+`conf/` holds the options of every group; `pipeline.composition` composes and checks them.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from pipeline.fingerprint import effective
+from pipeline.tracking.config import TrackingConfig
+from stages.contracts import StageConfig
+from stages.step0_base.config import BaseConfig
+from stages.step0_data.config import DemonstrationsConfig, PromptsConfig, TextConfig
+from stages.step1_sft.config import PpoInitConfig, SftConfig
+from stages.step2_reward.config import ComparisonsConfig, CompletionsConfig, RewardModelConfig
+from stages.step3_policy.config import BestOfNConfig, DpoConfig
+from stages.step3_policy.ppo.config import PpoConfig
+from stages.step4_evaluation.config import EvaluationConfig
+
+NO_EFFECT = {"affects_result": False}  # as `no_effect`: stays out of the run id
+
+
+class ExecutorKind(StrEnum):
+    """What runs the stages: Ray tasks, or this process (debuggers, profilers, no Ray)."""
+
+    ray = "ray"
+    local = "local"
+
+
+@dataclass(kw_only=True)
+class ExecutorConfig:
+    """How stages are run.
+
+    retries: further tries of a stage whose worker died. time_limit_s: then stages checkpoint and the
+    run ends; the next one continues.
+    """
+
+    kind: ExecutorKind = ExecutorKind.ray
+    retries: int = 1
+    time_limit_s: float | None = None
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """The Ray cluster: one that is joined by `address`, else started here and ended with the run.
+
+    num_cpus: of the cluster started here; None: the machine's. dashboard: on the loopback.
+    """
+
+    address: str | None = None
+    num_cpus: int | None = None
+    dashboard: bool = True
+    dashboard_port: int = 8265
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where the three data assets come from."""
+
+    demonstrations: DemonstrationsConfig
+    prompts: PromptsConfig
+    text: TextConfig
+
+
+@dataclass(kw_only=True)
+class GivenConfig:
+    """Assets the user brings: a run (its id or folder) that made them, or an artifact's folder."""
+
+    demonstrations: str | None = None
+    prompts: str | None = None
+    text: str | None = None
+    base: str | None = None
+    sft: str | None = None
+    ppo_init: str | None = None
+    completions: str | None = None
+    comparisons: str | None = None
+    reward_model: str | None = None
+    policy: str | None = None
+
+
+@dataclass(kw_only=True)
+class SameAsSftConfig:
+    """`ppo_init=same_as_sft`: no stage of its own, PPO starts from the sft asset."""
+
+
+AlignConfig = PpoConfig | DpoConfig | BestOfNConfig
+
+# Groups whose option chooses the dataclass, by the option's `kind`.
+VARIANTS: dict[str, dict[str, type]] = {
+    "align": {"ppo": PpoConfig, "dpo": DpoConfig, "best_of_n": BestOfNConfig},
+    "ppo_init": {"trained": PpoInitConfig, "same_as_sft": SameAsSftConfig},
+}
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """The keys without a group: the run's name, where it lies, which part of the graph it covers.
+
+    seed: of every stage that is not given one. run_dir: the run's folder; None: runs_dir / run id.
+    from_stage: earlier assets must be there already; to_stage: the last stage; force: stages to run
+    although their result is there.
+    """
+
+    name: str = "run"
+    seed: int = 0
+    store: Path = field(default=Path("artifacts"), metadata=NO_EFFECT)
+    runs_dir: Path = field(default=Path("runs"), metadata=NO_EFFECT)
+    run_dir: Path | None = field(default=None, metadata=NO_EFFECT)
+    from_stage: str | None = field(default=None, metadata=NO_EFFECT)
+    to_stage: str | None = None
+    force: list[str] = field(default_factory=list, metadata=NO_EFFECT)
+    given: GivenConfig = field(default_factory=GivenConfig)
+
+
+@dataclass(kw_only=True)
+class PipelineConfig(RunConfig):
+    """Everything a run depends on. `scale` has been read by the options and is gone by now."""
+
+    data: DataConfig
+    base: BaseConfig
+    sft: SftConfig
+    ppo_init: PpoInitConfig | SameAsSftConfig
+    completions: CompletionsConfig
+    comparisons: ComparisonsConfig
+    reward_model: RewardModelConfig
+    align: AlignConfig
+    evaluation: EvaluationConfig
+    executor: ExecutorConfig = field(metadata=NO_EFFECT)
+    cluster: ClusterConfig = field(metadata=NO_EFFECT)
+    tracking: TrackingConfig = field(metadata=NO_EFFECT)
+
+
+def run_id(config: PipelineConfig) -> str:
+    """The experiment's name and eight hex digits of all that can change the result."""
+    text = json.dumps(effective(config), sort_keys=True)
+    return f"{config.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def run_folder(config: PipelineConfig) -> Path:
+    """Where the run lies: the same command finds the same folder."""
+    return config.run_dir or config.runs_dir / run_id(config)
+
+
+def stage_configs(config: PipelineConfig) -> dict[str, StageConfig]:
+    """The config of each asset's stage; no `ppo_init` where PPO starts from the sft asset."""
+    configs: dict[str, StageConfig] = {
+        "demonstrations": config.data.demonstrations,
+        "prompts": config.data.prompts,
+        "text": config.data.text,
+        "base": config.base,
+        "sft": config.sft,
+        "completions": config.completions,
+        "comparisons": config.comparisons,
+        "reward_model": config.reward_model,
+        "policy": config.align,
+        "evaluation": config.evaluation,
+    }
+    if isinstance(config.ppo_init, PpoInitConfig):
+        configs["ppo_init"] = config.ppo_init
+    return configs

@@ -1,0 +1,48 @@
+"""How a user's mistake is shown: what is wrong, what was found, what to do; never a traceback."""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from stages.contracts import InterruptedRunError, UserError
+
+USER_FAULT, INTERRUPTED = 2, 130
+
+
+class FaultsError(UserError):
+    """Several mistakes reported together, so that they can be mended in one go."""
+
+    def __init__(self, faults: Sequence[UserError]) -> None:
+        super().__init__("\n".join(str(fault) for fault in faults))
+        self.faults = list(faults)
+
+    def __reduce__(self) -> tuple[type["FaultsError"], tuple[list[UserError]]]:
+        return FaultsError, (self.faults,)
+
+
+def raise_faults(faults: Sequence[UserError]) -> None:
+    """Raise what was found, if anything was found."""
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise FaultsError(faults)
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """What the user may have meant: the nearest valid name, or all of them where none is near."""
+    names = sorted(set(valid))
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+        return f"did you mean {close[0]}?"
+    return f"one of {', '.join(names)}" if names else "leave it out"
+
+
+def exit_code(run: Callable[[], int]) -> int:
+    """Run a command; a user's mistake or an interrupt becomes a message and an exit code."""
+    try:
+        return run()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return USER_FAULT
+    except (KeyboardInterrupt, InterruptedRunError) as stopped:
+        sys.stderr.write(f"{stopped or 'interrupted'}\n")
+        return INTERRUPTED
