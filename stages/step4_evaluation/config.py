@@ -32,8 +32,8 @@ class EvaluationConfig(StageConfig):
 
     num_prompts: test prompts, or all where there are fewer. max_response_tokens: where a response
     is cut. reward_model_prompts, completions_per_prompt: the SFT samples on which the reward
-    model's order is compared with gold. pretrain_tokens: at least so many tokens of validation text, whole
-    documents. confidence: of the win rate's interval over prompts. num_samples: rows of
+    model's order is compared with gold. pretrain_tokens: at least so many tokens of validation
+    text, whole documents. confidence: of the win rate's interval over prompts. num_samples: rows of
     samples.json.
     """
 

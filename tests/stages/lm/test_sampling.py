@@ -7,7 +7,7 @@ from stages.lm.sampling import sample_responses
 
 
 def test_batching_changes_neither_order_nor_samples(tiny_model: Any, tiny_tokenizer: Any) -> None:
-    """Mutation: writing results in the order of the batches, or keys not moved with their prompts."""
+    """Mutation: results in the order of the batches, or keys not moved with their prompts."""
     engine = HFEngine(tiny_model, eos_token_id=tiny_tokenizer.eos_token_id, pad_token_id=0)
     prompts = [[1, 7, 8, 9], [1, 7], [1, 9, 8], [1, 10, 11, 12, 13], [1, 8]]
     keys = sampling_keys(0, 0, range(5), [0] * 5)
