@@ -1,13 +1,13 @@
-"""What the base stage can be told: pretrain a small Llama from scratch, or take a folder. No torch here."""
+"""What the base stage can be told: pretrain a small Llama, or take a folder. No torch here."""
 
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 
 from stages.contracts import StageConfig, UserError, no_effect
 
 
-class BaseKind(str, Enum):
+class BaseKind(StrEnum):
     """Where the base model comes from."""
 
     scratch = "scratch"

@@ -6,9 +6,9 @@ the combinations that are not held out.
 
 from random import Random
 
-from stages.world.parts import enumerated
 from stages.world.grammar import write_sentence
 from stages.world.instructions import careless_answer, draw_instruction
+from stages.world.parts import enumerated
 from stages.world.words import ANIMALS, CATEGORIES, COLORS, NUMBERS, PLACES, THINGS
 
 CARE_IN_TEXT = 0.3  # share of the instructions in the text that are answered well

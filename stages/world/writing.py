@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Self
 
-from stages.world.parts import other, slip, weighted
 from stages.world.grammar import (
     MOOD_PATTERNS,
     PLACE_PATTERNS,
@@ -14,6 +13,7 @@ from stages.world.grammar import (
     is_sentence,
     write_sentence,
 )
+from stages.world.parts import other, slip, weighted
 from stages.world.words import ANIMALS, MOODS, PLACES, THINGS
 
 

@@ -1,0 +1,65 @@
+"""The base language model: a small Llama pretrained on the `text` asset, or a folder as it is.
+
+Left out: distributed pretraining and any context beyond one block. A base model worth having at
+scale is downloaded; this one exists so that the whole chain runs, and really learns, anywhere.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.contracts import Context, Report, UserError
+from stages.lm.loading import load_causal_lm, load_tokenizer, save_model, text_contract
+from stages.records.schemas import Text
+from stages.records.tables import read_table, texts
+from stages.step0_base.config import BaseConfig, BaseKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def run(config: BaseConfig, *, text: Path, out: Path, context: Context) -> Report:
+    """Write the base model to `out/model`; see the two kinds below."""
+    if config.kind is BaseKind.folder:
+        return _take_folder(config, out)
+    return _pretrain(config, text, out, context)
+
+
+def _pretrain(config: BaseConfig, text: Path, out: Path, context: Context) -> Report:
+    """Train a tokenizer on the words of the text, then a Llama on its documents."""
+    from stages.lm.vocabulary import word_tokenizer
+    from stages.step0_base.pretraining import new_llama, pretrain
+
+    documents = {
+        split: texts(read_table(text / f"{split}.parquet", Text))
+        for split in ("train", "validation")
+    }
+    tokenizer = word_tokenizer(documents["train"], config.max_words)
+    model = new_llama(config, tokenizer)
+    loss = pretrain(model, tokenizer, documents["train"], documents["validation"], config, context)
+    return _publish(model, tokenizer, config.max_length, out, {"validation_loss": loss})
+
+
+def _take_folder(config: BaseConfig, out: Path) -> Report:
+    """Copy model and tokenizer of a local folder, in float32."""
+    assert config.path is not None
+    model, tokenizer = load_causal_lm(Path(config.path)), load_tokenizer(Path(config.path))
+    if tokenizer.chat_template is None:
+        raise UserError(
+            "the base model has no chat template",
+            got=config.path,
+            do="save one with its tokenizer: prompts are written through it in every stage",
+        )
+    max_length = min(config.max_length, int(model.config.max_position_embeddings))
+    return _publish(model, tokenizer, max_length, out, {})
+
+
+def _publish(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    out: Path,
+    metrics: dict[str, float],
+) -> Report:
+    save_model(model, tokenizer, out / "model")
+    figures = {"parameters": float(model.num_parameters()), "vocabulary": float(len(tokenizer))}
+    return Report(metrics=metrics | figures, contract=text_contract(tokenizer, max_length))

@@ -1,0 +1,118 @@
+"""Next-word pretraining of a small Llama on packed documents.
+
+Dimension letters: N blocks, B blocks a step, L tokens a block.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stages.contracts import Context, UserError
+from stages.lm.batching import micro_batches
+from stages.lm.logprobs import document_loss
+from stages.lm.optimisation import OptimizerConfig, ScheduleConfig
+from stages.lm.tokens import encode_document
+from stages.lm.training import Figures, TrainingPlan, batch_indices, train_steps
+from stages.step0_base.config import BaseConfig
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+VALIDATION_MAX_TOKENS = 4096  # padded tokens a forward
+
+
+def new_llama(config: BaseConfig, tokenizer: "PreTrainedTokenizerBase") -> "LlamaForCausalLM":
+    """A Llama with weights drawn from `config.seed`; input and output embeddings are one matrix."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(config.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            max_position_embeddings=config.max_length,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def pretrain(
+    model: "LlamaForCausalLM",
+    tokenizer: "PreTrainedTokenizerBase",
+    train: Iterable[str],
+    validation: Iterable[str],
+    config: BaseConfig,
+    context: Context,
+) -> float:
+    """Train in place; the mean cross-entropy (nats a token) on the validation documents."""
+    blocks = pack((encode_document(tokenizer, text) for text in train), config.block_length)
+    held_out = [encode_document(tokenizer, text) for text in validation]
+
+    def losses_at(step: int) -> Iterable[tuple[Tensor, Figures]]:
+        rows = batch_indices(len(blocks), config.batch_size, config.seed, step)
+        yield block_loss(model, blocks[rows]), {}
+
+    def validate() -> Figures:
+        return {"loss/validation": mean_document_loss(model, held_out)}
+
+    model.train()
+    train_steps(model, _plan(config, losses_at, validate), context)
+    model.eval()
+    with torch.no_grad():
+        return mean_document_loss(model, held_out)
+
+
+def _plan(config: BaseConfig, losses_at, validate) -> TrainingPlan:  # type: ignore[no-untyped-def]
+    return TrainingPlan(
+        losses_at=losses_at,
+        total_steps=config.steps,
+        optimizer=OptimizerConfig(
+            lr=config.lr,
+            beta1=config.beta1,
+            beta2=config.beta2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+        ),
+        schedule=ScheduleConfig(warmup_steps=config.warmup_steps, end=config.final_lr_factor),
+        validate=validate,
+        validate_every=config.validate_every,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+    )
+
+
+def pack(documents: Iterable[list[int]], block_length: int) -> Tensor:
+    """(N, L) int64: the documents end to end, cut into blocks; the last, shorter one is dropped."""
+    stream = torch.tensor([token for document in documents for token in document])
+    num_blocks = len(stream) // block_length
+    if num_blocks == 0:
+        raise UserError(
+            "the text is shorter than one block",
+            got=f"{len(stream)} tokens, base.block_length={block_length}",
+            do="give more text or a smaller base.block_length",
+        )
+    return stream[: num_blocks * block_length].view(num_blocks, block_length)
+
+
+def block_loss(model: "LlamaForCausalLM", blocks: Tensor) -> Tensor:
+    """Mean cross-entropy (nats) over the B x (L-1) predicted tokens of blocks (B, L)."""
+    logits = model(input_ids=blocks[:, :-1], use_cache=False).logits.float()
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten())
+
+
+def mean_document_loss(model: "LlamaForCausalLM", documents: Sequence[list[int]]) -> float:
+    """Mean cross-entropy (nats a token) over whole documents."""
+    groups = micro_batches([len(document) for document in documents], VALIDATION_MAX_TOKENS)
+    pad_token_id = int(model.config.pad_token_id)
+    sums = [document_loss(model, [documents[i] for i in group], pad_token_id) for group in groups]
+    return float(sum(loss for loss, _ in sums)) / sum(count for _, count in sums)
