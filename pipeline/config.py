@@ -34,8 +34,8 @@ class ExecutorKind(StrEnum):
 class ExecutorConfig:
     """How stages are run.
 
-    retries: further tries of a stage whose worker died. time_limit_s: then stages checkpoint and the
-    run ends; the next one continues.
+    retries: further tries of a stage whose worker died. time_limit_s: stages then checkpoint and
+    the run ends; the next one continues.
     """
 
     kind: ExecutorKind = ExecutorKind.ray
@@ -110,7 +110,7 @@ class RunConfig:
     runs_dir: Path = field(default=Path("runs"), metadata=NO_EFFECT)
     run_dir: Path | None = field(default=None, metadata=NO_EFFECT)
     from_stage: str | None = field(default=None, metadata=NO_EFFECT)
-    to_stage: str | None = None
+    to_stage: str = "evaluation"
     force: list[str] = field(default_factory=list, metadata=NO_EFFECT)
     given: GivenConfig = field(default_factory=GivenConfig)
 
