@@ -1,0 +1,73 @@
+"""A batch of rollouts with everything PPO learns from, and its minibatches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stages.lm.batching import SequenceBatch
+from stages.step3_policy.ppo.config import PpoConfig
+
+
+@dataclass(kw_only=True)
+class Experience:
+    """One response a prompt. B sequences, R tokens of the longest response; 0 where masked.
+
+    Policy: what it did, and what it would have said. Outcome: what that was worth. Targets: what
+    the losses use.
+    """
+
+    # Trajectory
+    batch: SequenceBatch  # prompts and responses
+    finished: Tensor  # (B,) bool: ended in EOS
+
+    # Policy, at the start of the updates
+    old_logprobs: Tensor  # (B, R) of the sampled tokens, recomputed with the training forward
+    ref_logprobs: Tensor  # (B, R) of the same tokens under the reference
+    entropies: Tensor  # (B, R) nats
+
+    # Outcome
+    scores: Tensor  # (B,) the reward model's
+    rewards: (
+        Tensor  # (B, R) KL penalty at every token, score (missing-EOS rule applied) at the last
+    )
+
+    # Targets
+    values: Tensor  # (B, R) the critic's, at the start of the updates
+    advantages: Tensor  # (B, R) whitened if so configured
+    returns: Tensor  # (B, R) what the critic is fitted to
+    advantage_scale: Tensor  # (B,) what whitening multiplied by: a KL loss keeps pace with it
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, R) bool: True on response tokens."""
+        return self.batch.response_mask
+
+    def select(self, rows: Sequence[int]) -> "Experience":
+        """These sequences, cut to the longest response among them."""
+        index = torch.as_tensor(rows, device=self.scores.device)
+        batch = self.batch.select(rows)
+        width = int(batch.response_lengths.max())
+        tensors = {name: tensor[index] for name, tensor in self.tensors().items()}
+        cut = {name: t if t.dim() == 1 else t[:, :width] for name, t in tensors.items()}
+        return Experience(batch=batch, **cut)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every field but the token batch, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "batch"}
+
+
+def minibatch_rows(config: PpoConfig, iteration: int) -> Iterator[tuple[int, list[int]]]:
+    """(update, rows) of each minibatch of an iteration; updates count from the first iteration's.
+
+    Every epoch splits a fresh permutation, a function of (seed, iteration, epoch) alone.
+    """
+    update = iteration * config.ppo_epochs * config.num_minibatches
+    for epoch in range(config.ppo_epochs):
+        generator = np.random.default_rng([config.seed, iteration, epoch])
+        order = generator.permutation(config.rollout_batch_size)
+        for rows in order.reshape(config.num_minibatches, config.minibatch_size).tolist():
+            yield update, rows
+            update += 1

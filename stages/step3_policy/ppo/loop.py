@@ -1,0 +1,197 @@
+"""PPO-ptx, in the order of InstructGPT's App. C.4.
+
+The objective (Eq. 2), over prompts of D and pretraining text:
+
+    E[ r(x, y) - beta log(pi(y|x) / pi_ref(y|x)) ]  +  gamma E[ log pi(x) ]
+
+    x  ~ prompts;  y ~ pi(.|x)                       rollout_batch_size, temperature 1
+    r_t = -beta (log pi_t - log ref_t);  r_T += score
+    V = critic(x, y);  A, R = GAE(r, V);  A whitened
+    for each minibatch of a random split:            one pass
+        gradient of the clipped surrogate
+        + ptx_coef * gradient of the text's cross-entropy, into the same step
+        step the policy;  step the critic;  average the policy's weights
+
+Every random choice is a function of (seed, iteration), so an iteration can be made again.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from stages.contracts import Context, InterruptedRunError
+from stages.lm.batching import collate
+from stages.lm.checkpoints import Checkpoints
+from stages.lm.optimisation import Schedule, ScheduleConfig, lr_factor
+from stages.lm.rollout import Rollouts
+from stages.step3_policy.ppo.advantages import gae, scale_of, whiten
+from stages.step3_policy.ppo.config import EmaUnit, KlController, KlPlacement, PpoConfig
+from stages.step3_policy.ppo.data import PpoData, PromptSet
+from stages.step3_policy.ppo.experience import Experience, minibatch_rows
+from stages.step3_policy.ppo.kl import adapted_kl_coef, kl_penalty
+from stages.step3_policy.ppo.metrics import Figures, Stopwatch, experience_figures, mean_figures
+from stages.step3_policy.ppo.rewards import apply_missing_eos, token_rewards
+from stages.step3_policy.ppo.roles import Roles
+from stages.step3_policy.ppo.rollouts import sample_responses
+from stages.step3_policy.ppo.state import LoopState, keep_if_broken, resume, save
+from stages.step3_policy.ppo.validation import gold_rewards, validate
+
+
+@dataclass(kw_only=True)
+class PpoLoop:
+    """The loop over what takes part in it; iterations count from 0."""
+
+    roles: Roles
+    data: PpoData
+    config: PpoConfig
+    context: Context
+
+    def train(self) -> LoopState:
+        """Make the iterations that are left; the roles end as trained."""
+        checkpoints = Checkpoints(self.context.checkpoints)
+        done, state = resume(checkpoints, self.roles, self.config, self.context.journal)
+        self.context.journal.start(self.config.iterations, "iterations")
+        if done == 0:
+            self.validate(state, done)
+        while done < self.config.iterations:
+            figures = self.iterate(done, state.kl_coef)
+            done += 1
+            self.tell(figures, done)
+            state.kl_coef = next_kl_coef(self.config, state.kl_coef, figures["rollout/kl"])
+            if done % self.config.validation_every == 0 or done == self.config.iterations:
+                self.validate(state, done)
+            self.keep(checkpoints, state, done)
+        return state
+
+    def iterate(self, iteration: int, kl_coef: float) -> Figures:
+        """Sample, judge, update: one pass through the box above. Gives the figures to log."""
+        clock, roles = Stopwatch(), self.roles
+        with clock.phase("rollout"):
+            prompts, rollouts = self.sample(iteration)
+        with clock.phase("scoring"):
+            experience = make_experience(roles, prompts, rollouts, self.config, kl_coef)
+            gold = gold_rewards(self.data, prompts, rollouts, self.config.gold)
+        lr = policy_lr(self.config, iteration)
+        updates = []
+        for update, rows in minibatch_rows(self.config, iteration):
+            minibatch = experience.select(rows)
+            with keep_if_broken(minibatch, self.context.checkpoints, iteration):
+                with clock.phase("policy"):
+                    figures = self.update_policy(minibatch, update, kl_coef, lr)
+                with clock.phase("critic"):
+                    figures |= roles.critic.update(minibatch)
+            updates.append(figures)
+        if self.config.ema_unit is EmaUnit.iteration:
+            roles.policy.average.update(roles.policy.model)
+        return {
+            **experience_figures(experience),
+            **{f"rollout/{name}_mean": sum(g) / len(g) for name, g in gold.items()},
+            **mean_figures(updates),
+            "lr/policy": lr,
+            "kl_coef": kl_coef,
+            **clock.figures(),
+        }
+
+    def sample(self, iteration: int) -> tuple[PromptSet, Rollouts]:
+        """Prompts of this iteration, and one response to each from the policy as it is."""
+        indices, prompts = self.data.prompts_of(iteration)
+        rollouts = sample_responses(
+            self.roles.engine, prompts.tokens, self.config, stream=iteration, indices=indices
+        )
+        return prompts, rollouts
+
+    def update_policy(
+        self, minibatch: Experience, update: int, kl_coef: float, lr: float
+    ) -> Figures:
+        """Both gradients of Eq. 2 into one optimizer step; then the average moves."""
+        policy = self.roles.policy
+        figures = policy.policy_gradient(minibatch, kl_coef)
+        if self.config.ptx_coef > 0:
+            figures |= policy.ptx_gradient(self.data.documents_of(update))
+        policy.step(lr)
+        if self.config.ema_unit is EmaUnit.minibatch:
+            policy.average.update(policy.model)
+        return figures
+
+    def validate(self, state: LoopState, done: int) -> None:
+        """Validate, log, and remember the best."""
+        validation = validate(self.roles, self.data, self.config)
+        state.note_validation(validation.figures, self.roles.policy, self.config.select, done)
+        self.context.journal.log(done, validation.figures)
+        self.context.journal.table(done, "samples", validation.samples)
+
+    def tell(self, figures: Figures, done: int) -> None:
+        """Log the iteration and move the bar."""
+        self.context.journal.log(done, figures)
+        shown = {"score": figures["rollout/score_mean"], "kl": figures["rollout/kl"]}
+        self.context.journal.advance(done, shown)
+
+    def keep(self, checkpoints: Checkpoints, state: LoopState, done: int) -> None:
+        """Write a checkpoint when it is time, or when the stage was asked to stop."""
+        stop = self.context.should_stop()
+        due = done % self.config.checkpoint_every == 0 and done < self.config.iterations
+        if stop or due:
+            save(checkpoints, done, self.roles, state)
+        if stop:
+            raise InterruptedRunError(f"stopped after iteration {done} of {self.config.iterations}")
+
+
+def make_experience(
+    roles: Roles, prompts: PromptSet, rollouts: Rollouts, config: PpoConfig, kl_coef: float
+) -> Experience:
+    """What the four models say of the responses, and the targets that follow from it."""
+    batch = collate(prompts.tokens, rollouts.tokens, roles.policy.pad_token_id)
+    mask, finished = batch.response_mask, torch.tensor(rollouts.finished)
+    # Not the engine's log-probs: these come from the forward that the updates differentiate.
+    old_logprobs, entropies = roles.policy.logprobs_and_entropies(batch)
+    ref_logprobs = roles.ref_policy.logprobs(batch)
+    values, scores = roles.critic.values(batch), roles.reward_model.scores(batch)
+
+    in_reward = kl_coef if config.kl_placement is KlPlacement.reward else 0.0
+    rewards = token_rewards(
+        apply_missing_eos(scores, finished, config.missing_eos, config.missing_eos_penalty),
+        kl_penalty(old_logprobs, ref_logprobs, in_reward),
+        mask,
+    )
+    learnt = whiten(rewards, mask, center=False) if config.whiten_rewards else rewards
+    advantages, returns = gae(
+        learnt, values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda
+    )
+    scale = torch.ones_like(scores)
+    if config.whiten_advantages:
+        scale = scale * scale_of(advantages, mask)
+        advantages = whiten(advantages, mask, center=True)
+    return Experience(
+        batch=batch,
+        finished=finished,
+        old_logprobs=old_logprobs,
+        ref_logprobs=ref_logprobs,
+        entropies=entropies,
+        scores=scores,
+        rewards=rewards,
+        values=values,
+        advantages=advantages,
+        returns=returns,
+        advantage_scale=scale,
+    )
+
+
+def policy_lr(config: PpoConfig, iteration: int) -> float:
+    """From a tenth of the peak to the peak over the first ten iterations, then constant (C.4)."""
+    schedule = ScheduleConfig(
+        kind=Schedule.constant, warmup_steps=config.warmup_iterations, start=config.warmup_start
+    )
+    return config.policy_lr * lr_factor(schedule, iteration, config.iterations)
+
+
+def next_kl_coef(config: PpoConfig, kl_coef: float, kl: float) -> float:
+    """The coefficient of the next iteration, after one whose responses had this mean KL."""
+    if config.kl_controller is KlController.fixed:
+        return kl_coef
+    return adapted_kl_coef(
+        kl_coef,
+        kl,
+        target_kl=config.target_kl,
+        episodes=config.rollout_batch_size,
+        horizon=config.kl_horizon,
+    )

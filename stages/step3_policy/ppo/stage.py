@@ -1,0 +1,97 @@
+"""The policy stage with PPO: load the models, run the loop, publish the weights that were chosen.
+
+Left out: rollouts and updates on more than one process, and estimators without a critic.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from reward.model import critic_from_reward_model, load_reward_model
+from stages.contracts import Context, Report, UserError
+from stages.lm.loading import load_causal_lm, load_tokenizer, save_model, text_contract
+from stages.lm.rollout import HFEngine
+from stages.step3_policy.ppo.config import PpoConfig, Select
+from stages.step3_policy.ppo.data import load_data
+from stages.step3_policy.ppo.loop import PpoLoop
+from stages.step3_policy.ppo.roles import CriticRole, PolicyRole, ReferenceRole, RewardRole, Roles
+from stages.step3_policy.ppo.state import LoopState
+
+
+def run(
+    config: PpoConfig,
+    *,
+    ppo_init: Path,
+    reward_model: Path,
+    prompts: Path,
+    text: Path,
+    out: Path,
+    context: Context,
+) -> Report:
+    """Train the policy from `ppo_init`; `model/` the selected weights, `ema/` their average."""
+    tokenizer = load_tokenizer(ppo_init / "model")
+    roles = load_roles(config, ppo_init / "model", reward_model / "model")
+    data = load_data(config, tokenizer, prompts, text)
+    state = PpoLoop(roles=roles, data=data, config=config, context=context).train()
+    average = averaged(roles.policy)
+    save_model(average, tokenizer, out / "ema")
+    save_model(selected(config.select, roles.policy, average, state), tokenizer, out / "model")
+    return Report(
+        metrics=final_metrics(state),
+        contract=text_contract(tokenizer, config.max_prompt_tokens + config.max_new_tokens),
+    )
+
+
+def load_roles(config: PpoConfig, start: Path, reward_model: Path) -> Roles:
+    """Policy and reference from the same start; the critic from the reward model (App. C.4)."""
+    tokenizer, model = load_tokenizer(start), load_causal_lm(start)
+    check_context(config, model)
+    policy = PolicyRole(model, config, tokenizer.pad_token_id)
+    return Roles(
+        policy=policy,
+        ref_policy=ReferenceRole(load_causal_lm(start), config),
+        critic=CriticRole(critic_from_reward_model(reward_model), config),
+        reward_model=RewardRole(load_reward_model(reward_model), config),
+        engine=HFEngine(
+            model, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        ),
+    )
+
+
+def check_context(config: PpoConfig, model: Any) -> None:
+    """A prompt and its response must fit into the positions that the model was made for."""
+    wanted = config.max_prompt_tokens + config.max_new_tokens
+    limit = model.config.max_position_embeddings
+    if wanted > limit:
+        raise UserError(
+            "prompt and response do not fit into the model's context",
+            got=f"max_prompt_tokens + max_new_tokens = {wanted}, the model has {limit} positions",
+            do=f"lower their sum to {limit} or less",
+        )
+
+
+def averaged(policy: PolicyRole) -> Any:
+    """A copy of the policy with the average of its weights."""
+    model = copy.deepcopy(policy.model)
+    policy.average.copy_to(model)
+    return model
+
+
+def selected(select: Select, policy: PolicyRole, average: Any, state: LoopState) -> Any:
+    """The model that becomes the policy."""
+    if select is Select.ema:
+        return average
+    if select is Select.proxy:
+        policy.model.load_state_dict(state.best_weights)
+    return policy.model
+
+
+def final_metrics(state: LoopState) -> dict[str, float]:
+    """The last validation (of the last weights), and the best one by its proxy."""
+    last = {name.replace("/", "."): value for name, value in state.validation.items()}
+    return {
+        **last,
+        "best.proxy": state.best_proxy,
+        "best.iteration": float(state.best_iteration),
+        "kl_coef": state.kl_coef,
+    }
