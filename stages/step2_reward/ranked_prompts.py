@@ -1,0 +1,102 @@
+"""Comparisons as token ids, and which of them go through the model together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.contracts import UserError
+from stages.lm.batching import SequenceBatch, collate
+from stages.lm.tokens import encode_prompt, encode_response
+from stages.records.schemas import Comparison
+from stages.records.tables import read_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(kw_only=True)
+class RankedPrompt:
+    """One prompt with its K ranked responses, as token ids."""
+
+    prompt: list[int]
+    responses: list[list[int]]
+    ranks: list[int]  # 1 is best, equal ranks are ties
+    gold: list[float] | None  # a known quality of each response, where there is one
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest response with its prompt."""
+        return len(self.prompt) + max(len(response) for response in self.responses)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs that are not tied."""
+        ranks = self.ranks
+        return sum(ranks[i] != ranks[j] for i in range(len(ranks)) for j in range(i))
+
+
+def read_ranked_prompts(
+    path: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> list[RankedPrompt]:
+    """The comparisons of a table; those with a sequence above `max_length` are left out."""
+    comparisons = read_table(path, Comparison)
+    prompts = [_encode(row, tokenizer, path, number) for number, row in enumerate(comparisons)]
+    fitting = [prompt for prompt in prompts if prompt.width <= max_length]
+    if not fitting:
+        raise UserError(
+            f"no comparison in {path} fits max_length",
+            got=f"{max_length} tokens; the shortest needs {min(p.width for p in prompts)}",
+            do="raise reward_model.max_length",
+        )
+    return fitting
+
+
+def _encode(
+    row: Comparison, tokenizer: "PreTrainedTokenizerBase", path: Path, number: int
+) -> RankedPrompt:
+    """Raises UserError for what this reward model would otherwise pass over in silence."""
+    if row.pairs is not None or row.weight != 1.0:
+        raise UserError(
+            f"{path}, row {number}: the reward model learns from ranks alone",
+            got="explicit pairs" if row.pairs is not None else f"weight {row.weight}",
+            do="express the comparison by ranks with weight 1",
+        )
+    responses = [
+        encode_response(tokenizer, text, finished=finished)
+        for text, finished in zip(row.completions, row.finished, strict=True)
+    ]
+    if not all(responses):
+        raise UserError(
+            f"{path}, row {number}: a completion without text that did not end",
+            got=repr(row.completions),
+            do="leave that completion out, or mark it as finished",
+        )
+    prompt = encode_prompt(tokenizer, row.prompt)
+    return RankedPrompt(prompt=prompt, responses=responses, ranks=row.ranks, gold=row.scores)
+
+
+def collate_ranked(prompts: Sequence[RankedPrompt], pad_token_id: int) -> SequenceBatch:
+    """All responses, prompt after prompt: each is encoded once, whatever the number of its pairs."""
+    return collate(
+        [prompt.prompt for prompt in prompts for _ in prompt.responses],
+        [response for prompt in prompts for response in prompt.responses],
+        pad_token_id,
+    )
+
+
+def group_prompts(prompts: Sequence[RankedPrompt], max_tokens: int) -> list[list[int]]:
+    """Indices of whole prompts, grouped by width, each group at most `max_tokens` once padded.
+
+    A prompt whose responses exceed the budget is a group of its own.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (prompts[index].width, index))
+    groups: list[list[int]] = []
+    sequences = 0
+    for index in order:
+        sequences += len(prompts[index].responses)
+        if not groups or sequences * prompts[index].width > max_tokens:
+            groups.append([])
+            sequences = len(prompts[index].responses)
+        groups[-1].append(index)
+    return groups
