@@ -1,0 +1,97 @@
+"""Fine-tuning on token sequences through TRL's SFTTrainer: what SFT and the PPO start share."""
+
+from collections.abc import Sequence as Rows
+from typing import Any
+
+from datasets import Dataset
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from stages.contracts import Context, UserError
+from stages.lm.data_order import data_order, data_order_by_length
+from stages.lm.dropout import residual_dropout
+from stages.lm.optimisation import Schedule, ScheduleConfig
+from stages.lm.trl_runs import AfterStep, StageTrainer, TrlRun, common_arguments, train
+from stages.step1_sft.config import FineTuningConfig
+from stages.step1_sft.sequences import Sequence
+
+
+class SequenceTrainer(StageTrainer, SFTTrainer):  # type: ignore[misc]  # TRL is untyped here
+    """TRL's loss, the token mean over the batch, on sequences tokenised and labelled before."""
+
+
+def fine_tune(
+    model: Any,
+    tokenizer: Any,
+    sequences: Rows[Sequence],
+    config: FineTuningConfig,
+    context: Context,
+    after_step: AfterStep,
+) -> None:
+    """Train `model` in place for `config.epochs` passes over `sequences`, resuming where it can.
+
+    Raises UserError when there are fewer sequences than one batch.
+    """
+    if len(sequences) < config.batch_size:
+        raise UserError(
+            "fewer demonstrations than one batch",
+            got=f"{len(sequences)} sequences, batch_size={config.batch_size}",
+            do="lower batch_size and microbatch_size, or give more demonstrations",
+        )
+    trainer = SequenceTrainer(
+        model=model,
+        args=_arguments(config, context),
+        train_dataset=ordered_dataset(sequences, config),
+        processing_class=tokenizer,
+    )
+    run = TrlRun(
+        schedule=ScheduleConfig(
+            kind=Schedule.cosine,
+            warmup_steps=config.warmup_steps,
+            start=1 / (config.warmup_steps + 1),
+            end=config.final_lr_fraction,
+        ),
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        figures=lambda logs: {"accuracy/train": logs["mean_token_accuracy"]},
+        after_step=after_step,
+    )
+    with residual_dropout(model, config.residual_dropout):
+        train(trainer, run, context)
+
+
+def ordered_dataset(sequences: Rows[Sequence], config: FineTuningConfig) -> Dataset:
+    """All epochs one after another, in the order in which they are trained on."""
+    lengths = [len(sequence.input_ids) for sequence in sequences]
+    order = (
+        data_order_by_length(lengths, config.batch_size, config.epochs, config.seed)
+        if config.group_by_length
+        else data_order(len(lengths), config.epochs, config.seed)
+    )
+    rows = Dataset.from_dict(
+        {
+            "input_ids": [sequence.input_ids for sequence in sequences],
+            "labels": [sequence.labels for sequence in sequences],
+        }
+    )
+    return rows.select(order)
+
+
+def _arguments(config: FineTuningConfig, context: Context) -> SFTConfig:
+    common = common_arguments(
+        context.checkpoints / "trainer",
+        batch_size=config.batch_size,
+        microbatch_size=config.microbatch_size,
+        seed=config.seed,
+    )
+    return SFTConfig(
+        **common,
+        learning_rate=config.lr,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        adam_epsilon=config.eps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        max_length=None,  # lengths are settled before
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )

@@ -1,0 +1,66 @@
+"""Demonstrations and documents as token sequences with labels.
+
+Labels are -100 where a token carries no loss: on the prompt, unless `loss_on_prompt`, and on
+padding, which the collator sees to.
+"""
+
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stages.contracts import UserError
+from stages.lm.tokens import encode_document, encode_prompt, encode_response
+from stages.records.schemas import Demonstration
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NO_LOSS = -100
+
+
+@dataclass(kw_only=True)
+class Sequence:
+    """One training sequence; labels[t] is input_ids[t] or NO_LOSS."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def encode_demonstrations(
+    tokenizer: "PreTrainedTokenizerBase",
+    demonstrations: Rows[Demonstration],
+    *,
+    max_length: int,
+    loss_on_prompt: bool,
+) -> list[Sequence]:
+    """Prompt, response, EOS: a demonstration is a finished response. Longer ones are left out.
+
+    Raises UserError when none fits into max_length tokens.
+    """
+    encoded = [_encode(tokenizer, record, loss_on_prompt) for record in demonstrations]
+    kept = [sequence for sequence in encoded if len(sequence.input_ids) <= max_length]
+    if not kept:
+        shortest = min(len(sequence.input_ids) for sequence in encoded)
+        raise UserError(
+            "no demonstration fits into max_length",
+            got=f"max_length={max_length}, the shortest has {shortest} tokens",
+            do=f"set max_length to {shortest} or more",
+        )
+    return kept
+
+
+def _encode(
+    tokenizer: "PreTrainedTokenizerBase", record: Demonstration, loss_on_prompt: bool
+) -> Sequence:
+    prompt = encode_prompt(tokenizer, record.prompt)
+    response = encode_response(tokenizer, record.response, finished=True)
+    before = prompt if loss_on_prompt else [NO_LOSS] * len(prompt)
+    return Sequence(input_ids=prompt + response, labels=before + response)
+
+
+def encode_documents(
+    tokenizer: "PreTrainedTokenizerBase", texts: Rows[str], *, max_length: int
+) -> list[Sequence]:
+    """Pretraining documents, cut at max_length tokens, with loss on every token."""
+    encoded = [encode_document(tokenizer, text)[:max_length] for text in texts]
+    return [Sequence(input_ids=tokens, labels=tokens) for tokens in encoded]

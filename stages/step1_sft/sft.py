@@ -1,0 +1,99 @@
+"""SFT: fine-tune the base model on demonstrations (InstructGPT §3.5, App. C.1).
+
+    base, demonstrations -> model/ (the epoch of lowest validation loss), epochs/epoch_01/ ...
+
+The paper trains past the lowest validation loss and picks the epoch by reward-model score on
+validation prompts; every epoch is kept so that a later stage can choose that way. Left out here:
+packing and other formats of demonstrations than the table's.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stages.contracts import Context, Report
+from stages.lm.data_order import epoch_ends
+from stages.lm.folders import link_folder
+from stages.lm.loading import load_causal_lm, load_tokenizer, save_model, text_contract
+from stages.records.schemas import Demonstration
+from stages.records.tables import read_table
+from stages.step1_sft.config import SftConfig
+from stages.step1_sft.fine_tuning import fine_tune
+from stages.step1_sft.sequences import Sequence, encode_demonstrations
+from stages.step1_sft.validation import TokenFigures, token_figures
+
+
+def run(
+    config: SftConfig, *, base: Path, demonstrations: Path, out: Path, context: Context
+) -> Report:
+    """Train, keep every epoch, and mark the one of lowest validation loss.
+
+    Raises InterruptedRunError after a checkpoint when asked to stop, UserError for unusable data.
+    """
+    model, tokenizer = load_causal_lm(base / "model"), load_tokenizer(base / "model")
+    train = _read(config, tokenizer, demonstrations / "train.parquet")
+    validation = _read(config, tokenizer, demonstrations / "validation.parquet")
+    ends = epoch_ends(len(train), config.batch_size, config.epochs)
+    keeper = EpochKeeper(context.checkpoints / "epochs", ends, validation, tokenizer)
+    fine_tune(model, tokenizer, train, config, context, keeper.after_step)
+    best = keeper.publish(out)
+    figures = keeper.figures(best)
+    metrics = {
+        "validation_loss": figures.loss,
+        "validation_accuracy": figures.accuracy,
+        "selected_epoch": float(best),
+        "demonstrations": float(len(train)),
+    }
+    contract = text_contract(tokenizer, model.config.max_position_embeddings)
+    return Report(metrics=metrics, contract=contract)
+
+
+def _read(config: SftConfig, tokenizer: Any, table: Path) -> list[Sequence]:
+    return encode_demonstrations(
+        tokenizer,
+        read_table(table, Demonstration),
+        max_length=config.max_length,
+        loss_on_prompt=config.loss_on_prompt,
+    )
+
+
+class EpochKeeper:
+    """Saves the model after every epoch with its validation figures.
+
+    Epochs are written beside the checkpoints, which outlive a killed try, and before the checkpoint
+    of the same step: a run that resumes there finds the epochs before it whole.
+    """
+
+    def __init__(
+        self, folder: Path, ends: list[int], validation: list[Sequence], tokenizer: Any
+    ) -> None:
+        self._folder, self._ends = folder, ends
+        self._validation, self._tokenizer = validation, tokenizer
+
+    def after_step(self, step: int, model: Any) -> dict[str, float]:
+        """At the end of an epoch: validate and save; the figures to log."""
+        if step not in self._ends:
+            return {}
+        figures = token_figures(model, self._validation, self._tokenizer.pad_token_id)
+        folder = self._epoch(self._ends.index(step) + 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "validation.json").write_text(json.dumps(asdict(figures)))
+        save_model(model, self._tokenizer, folder)  # syncs the whole folder to disk
+        return {"loss/validation": figures.loss, "accuracy/validation": figures.accuracy}
+
+    def figures(self, epoch: int) -> TokenFigures:
+        """The validation figures of an epoch, counted from 1."""
+        text = (self._epoch(epoch) / "validation.json").read_text()
+        return TokenFigures(**json.loads(text))
+
+    def publish(self, out: Path) -> int:
+        """Put all epochs and the chosen model into `out`; the epoch of lowest validation loss."""
+        epochs = range(1, len(self._ends) + 1)
+        best = min(epochs, key=lambda epoch: self.figures(epoch).loss)
+        link_folder(self._folder, out / "epochs")
+        link_folder(self._epoch(best), out / "model")
+        return best
+
+    def _epoch(self, epoch: int) -> Path:
+        return self._folder / f"epoch_{epoch:02d}"
