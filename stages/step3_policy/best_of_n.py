@@ -2,8 +2,8 @@
 
     sft, reward_model, prompts -> model/, reward_model/, best_of_n.json {"n": ...}
 
-Nothing is trained. The stage measures how the proxy reward, and gold where it is known, go with n, on
-validation prompts; without ties best-of-n is log n - (n-1)/n nats from SFT (Stiennon et al. 2020).
+Nothing is trained. The stage measures how the proxy reward, and gold where it is known, go with n,
+on validation prompts; without ties best-of-n is log n - (n-1)/n nats from SFT (Stiennon et al. 2020).
 """
 
 import json
@@ -96,7 +96,7 @@ class _Sampler:
     def rewards(self, rows: Sequence[Prompt], context: Context) -> Rewards:
         """Sample `curve_samples` responses to each prompt and judge them."""
         encoded = [encode_prompt(self.tokenizer, row.prompt) for row in rows]
-        owners = np.repeat(np.arange(len(rows)), self.config.curve_samples)
+        owners = [row for row in range(len(rows)) for _ in range(self.config.curve_samples)]
         prompts = [encoded[owner] for owner in owners]
         rollouts = self._sample(prompts, owners, context)
         shape = (len(rows), self.config.curve_samples)
@@ -109,7 +109,7 @@ class _Sampler:
         return Rewards(proxy=scores.double().numpy().reshape(shape), gold=gold)
 
     def _sample(
-        self, prompts: Sequence[list[int]], owners: np.ndarray, context: Context
+        self, prompts: Sequence[list[int]], owners: Sequence[int], context: Context
     ) -> Rollouts:
         def tell(done: int) -> None:
             context.journal.advance(done)
@@ -117,14 +117,14 @@ class _Sampler:
                 raise InterruptedRunError("stopped while sampling: the next run samples again")
 
         context.journal.start(len(prompts), "responses")
-        samples = np.arange(len(owners)) % self.config.curve_samples
+        samples = [i % self.config.curve_samples for i in range(len(owners))]
         return sample_responses(
             self.engine,
             prompts,
             Sampling(
                 max_new_tokens=self.config.max_response_tokens, temperature=self.config.temperature
             ),
-            sampling_keys(self.config.seed, 0, owners.tolist(), samples.tolist()),
+            sampling_keys(self.config.seed, 0, owners, samples),
             sequences_per_batch=self.config.sequences_per_batch,
             tell=tell,
         )

@@ -16,8 +16,8 @@ def best_of_n_kl(n: int) -> float:
 def best_of_n_mean(proxy: np.ndarray, values: np.ndarray, n: int) -> float:
     """Mean over prompts of what the sample with the best proxy of n is worth in `values`.
 
-    proxy, values: (P, N). Unbiased: the expectation over all subsets of n of the N samples
-    (Nakano et al. 2021, WebGPT, App. I). Equal proxies keep the order of sampling, which is random.
+    proxy, values: (P, N). Unbiased: the mean over all subsets of n of the N samples (Nakano et al.
+    2021, WebGPT). Equal proxies keep the order of sampling, which is random.
     """
     order = np.argsort(proxy, axis=1, kind="stable")
     ascending = np.take_along_axis(values, order, axis=1)

@@ -3,9 +3,9 @@
     sft, comparisons -> model/
 
 h is the log-ratio log pi(y|x) - log pi_ref(y|x) of the better completion minus that of the worse,
-each summed over its tokens, EOS included; the loss is -log sigmoid(beta h) (Eq. 7). The reference is
-the SFT policy; its log-probs are computed once, before training. K-way comparisons become pairs by
-the rule of `stages.step3_policy.pairs`. Left out: DPO's relatives.
+each summed over its tokens, EOS included; the loss is -log sigmoid(beta h) (Eq. 7). The reference
+is the SFT policy; its log-probs are computed once, before training. K-way comparisons become pairs
+by the rule of `stages.step3_policy.pairs`. Left out: DPO's relatives.
 """
 
 from collections.abc import Sequence
