@@ -1,0 +1,107 @@
+"""What a config amounts to before anything runs: batches, steps, departures from the papers."""
+
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from math import ceil
+from typing import Any
+
+from pipeline.config import PipelineConfig
+from pipeline.fingerprint import plain
+from stages.step1_sft.config import PpoInitConfig, SftConfig
+from stages.step3_policy.ppo.config import PpoConfig
+
+NO_DEPARTURE = {"seed", "threads", "name", "to_stage"}  # the papers say nothing of these
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number of the batch arithmetic: its name, its value, how it comes about."""
+
+    name: str
+    value: float
+    how: str
+
+
+def batch_arithmetic(config: PipelineConfig) -> dict[str, list[Quantity]]:
+    """Steps and samples of every stage that trains, as far as the config alone tells them."""
+    demonstrations = config.data.demonstrations.num_train
+    table = {"sft": _fine_tuning(config.sft, demonstrations)}
+    if isinstance(config.ppo_init, PpoInitConfig):
+        table["ppo_init"] = _fine_tuning(config.ppo_init, demonstrations)
+    table["reward_model"] = _reward_model(config)
+    if isinstance(config.align, PpoConfig):
+        table["policy"] = _ppo(config.align, config.data.prompts.num_train)
+    return table
+
+
+def _fine_tuning(config: SftConfig | PpoInitConfig, demonstrations: int) -> list[Quantity]:
+    sequences, how = demonstrations, f"{demonstrations} demonstrations"
+    if isinstance(config, PpoInitConfig):
+        sequences = round(demonstrations / (1 - config.text_share))
+        how += f" and {config.text_share:.0%} pretraining documents"
+    steps = config.epochs * ceil(sequences / config.batch_size)
+    return [
+        Quantity("sequences an epoch", sequences, how),
+        Quantity(
+            "optimizer steps", steps, f"{config.epochs} epochs, batches of {config.batch_size}"
+        ),
+    ]
+
+
+def _reward_model(config: PipelineConfig) -> list[Quantity]:
+    completions, reward_model = config.completions, config.reward_model
+    prompts = min(completions.train_prompts, config.data.prompts.num_train)
+    mean_k = (completions.k_min + completions.k_max) / 2
+    steps = ceil(reward_model.epochs * prompts / reward_model.batch_size)
+    ks = range(completions.k_min, completions.k_max + 1)
+    mean_pairs = sum(k * (k - 1) / 2 for k in ks) / len(ks)
+    return [
+        Quantity("prompts", prompts, "each with its completions one batch element"),
+        Quantity("completions", round(prompts * mean_k), f"K from {ks[0]} to {ks[-1]}"),
+        Quantity(
+            "pairs at most", round(prompts * mean_pairs), "K(K-1)/2 a prompt, ties among them"
+        ),
+        Quantity("optimizer steps", steps, f"batches of {reward_model.batch_size} prompts"),
+    ]
+
+
+def _ppo(config: PpoConfig, prompts: int) -> list[Quantity]:
+    episodes = config.iterations * config.rollout_batch_size
+    documents = config.num_documents
+    return [
+        Quantity("unique prompts", prompts, "training split"),
+        Quantity("samples an iteration", config.rollout_batch_size, "one response a prompt"),
+        Quantity(
+            "minibatches an iteration",
+            config.ppo_epochs * config.num_minibatches,
+            f"{config.rollout_batch_size} / {config.minibatch_size}, {config.ppo_epochs} pass(es)",
+        ),
+        Quantity("optimizer steps", config.num_updates, f"{config.iterations} iterations"),
+        Quantity("episodes", episodes, f"{episodes / prompts:.1f} passes over the prompts"),
+        Quantity("ptx documents a step", documents, f"{config.ptx_ratio:g} an episode"),
+        Quantity(
+            "ptx documents", documents * config.num_updates, f"coefficient {config.ptx_coef:g}"
+        ),
+    ]
+
+
+def departures(config: PipelineConfig) -> dict[str, tuple[Any, Any]]:
+    """Keys whose value is not the dataclass's default, which is the paper's: (default, value)."""
+    return dict(_departures(config, ""))
+
+
+def _departures(config: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    for spec in fields(config):
+        value, key = getattr(config, spec.name), f"{path}{spec.name}"
+        if not spec.metadata.get("affects_result", True) or spec.name in NO_DEPARTURE:
+            continue
+        if is_dataclass(value):
+            yield from _departures(value, f"{key}.")
+        elif (default := _default(spec)) != plain(value):
+            yield key, (default, plain(value))
+
+
+def _default(spec: Field[Any]) -> Any:
+    if spec.default_factory is not MISSING:
+        return plain(spec.default_factory())
+    return None if spec.default is MISSING else plain(spec.default)
