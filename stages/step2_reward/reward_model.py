@@ -5,7 +5,6 @@ the scores are shifted so that the labelers' demonstrations have mean zero.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from reward.model import (
     save_reward_model,
 )
 from reward.normalization import normalise
+from reward.ranked_prompts import read_ranked_prompts
 from reward.scoring import score_responses
 from stages.contracts import Context, Report, UserError
 from stages.lm.loading import text_contract
@@ -27,7 +27,6 @@ from stages.lm.training import train_steps
 from stages.records.schemas import Demonstration
 from stages.records.tables import read_table
 from stages.step2_reward.config import RewardModelConfig
-from stages.step2_reward.ranked_prompts import read_ranked_prompts
 from stages.step2_reward.reward_trainer import RewardTrainer, by_prompt
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def _finish(
     scores = trainer.validation_scores() - model.reward_bias
     labels = qualities([prompt.ranks for prompt in trainer.validation])
     measured = calibration(by_prompt(scores, trainer.validation), labels, CALIBRATION_BINS)
-    (out / "calibration.json").write_text(json.dumps(asdict(measured), indent=2) + "\n")
+    (out / "calibration.json").write_text(json.dumps(measured.bins, indent=2) + "\n")
     return {
         **trainer.evaluate(scores),
         "calibration_error": measured.expected_error,

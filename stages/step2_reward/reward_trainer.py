@@ -8,12 +8,12 @@ from torch import Tensor
 
 from reward.agreement import accuracy, qualities
 from reward.model import RewardModel
+from reward.ranked_prompts import RankedPrompt, collate_ranked, group_prompts
 from reward.ranking import RankedScores, RankingLosses, ragged_scores, ranking_losses
 from reward.scoring import score_responses
 from stages.lm.optimisation import OptimizerConfig, Schedule, ScheduleConfig
 from stages.lm.training import Figures, TrainingPlan, batch_indices, epochs_to_steps
 from stages.step2_reward.config import Denominator, RewardModelConfig
-from stages.step2_reward.ranked_prompts import RankedPrompt, collate_ranked, group_prompts
 
 
 @dataclass(kw_only=True)

@@ -77,7 +77,7 @@ def _encode(
 
 
 def collate_ranked(prompts: Sequence[RankedPrompt], pad_token_id: int) -> SequenceBatch:
-    """All responses, prompt after prompt: each is encoded once, whatever the number of its pairs."""
+    """All responses, prompt after prompt: each once, whatever the number of its pairs."""
     return collate(
         [prompt.prompt for prompt in prompts for _ in prompt.responses],
         [response for prompt in prompts for response in prompt.responses],
