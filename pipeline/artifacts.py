@@ -30,7 +30,7 @@ RESERVED = ("work", "locks")
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """Where a stage works until its result is published; a later try finds its checkpoints there."""
+    """Where a stage works until its result is published; a later try finds its checkpoints."""
 
     folder: Path
 
@@ -136,7 +136,7 @@ class Store:
         return found
 
     def unneeded(self, kept: Iterable[str]) -> list[Path]:
-        """Folders of artifacts and work under none of the `kept` fingerprints, where nobody works."""
+        """Folders of artifacts and work under no `kept` fingerprint, where nobody works."""
         keys = {fingerprint[:KEY_DIGITS] for fingerprint in kept}
         published = [artifact.folder for artifact in self.artifacts()]
         works = [path for path in (self.root / "work").glob("*") if path.is_dir()]

@@ -175,18 +175,18 @@ def disagreements(artifacts: Mapping[str, Artifact]) -> list[UserError]:
             for asset, artifact in artifacts.items()
             if name in artifact.manifest.contract
         }
-        if len(set(map(str, values.values()))) > 1:
-            got = ", ".join(f"{asset} has {_short(value)}" for asset, value in values.items())
+        if len(set(values.values())) > 1:
+            found = sorted(set(values.values()), key=str)
             faults.append(
                 UserError(
                     f"the artifacts do not fit together: {name} differs",
-                    got=got,
+                    got="; ".join(_who_has(values, value) for value in found),
                     do="use artifacts that descend from one base model",
                 )
             )
     return faults
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 12 else f"{text[:8]}..."
+def _who_has(values: Mapping[str, Any], value: Any) -> str:
+    text = str(value) if len(str(value)) <= 12 else f"{str(value)[:8]}..."
+    return f"{text} in {', '.join(asset for asset, found in values.items() if found == value)}"

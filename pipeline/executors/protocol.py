@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
+from pipeline.fingerprint import Parts
 from stages.contracts import StageConfig, UserError
 
 
@@ -37,8 +38,8 @@ class StageState:
 
     folder: the artifact, complete once the status is cached, given or done. journal, log: where
     they lie NOW: they go into the artifact when it is published, with the same content, so a
-    reader's offset stays valid. started, ended: seconds since 1970, None for what this run did not do.
-    note: why a stage runs or waits. error: set when it failed.
+    reader's offset stays valid. started, ended: seconds since 1970, None for a stage that this run
+    did not execute. note: why a stage runs or waits. error: set when it failed.
     """
 
     asset: str
@@ -68,7 +69,7 @@ class StageRequest:
     config: StageConfig
     parents: Mapping[str, Path]
     fingerprint: str
-    parts: Mapping[str, Any]
+    parts: Parts
     store: Path
     run: str
     token: str
@@ -93,6 +94,7 @@ class Executor(Protocol):
     """Runs requests, at most `parallel` at once. Entering starts what it needs, leaving ends it."""
 
     parallel: int
+    greeting: str  # what the user should know of it once it was entered; may be empty
 
     def __enter__(self) -> Self: ...
 

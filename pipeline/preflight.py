@@ -1,0 +1,104 @@
+"""What is looked at before any work beyond the plan: folders, file contents, disk space.
+
+Disk is estimated from the size of the base model, the models each stage keeps, and the checkpoints
+it works with: a checkpoint of Adam is three times the model (weights and two moments), and the new
+one is written before the old one goes.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from pipeline.artifacts import folder_size
+from pipeline.manifest import check_contents
+from pipeline.planning import Plan
+from stages.contracts import StageConfig, UserError
+from stages.step0_base.config import BaseConfig, BaseKind
+from stages.step1_sft.config import SftConfig
+
+GIB = 2**30
+TABLES_AND_LOGS = 64 * 2**20
+ADAM_CHECKPOINTS = 2 * 3
+KEPT_MODELS = {"base": 1, "sft": 1, "ppo_init": 1, "reward_model": 1, "policy": 2}
+WORKING_MODELS = {
+    "base": ADAM_CHECKPOINTS,
+    "sft": ADAM_CHECKPOINTS,
+    "ppo_init": ADAM_CHECKPOINTS,
+    "reward_model": ADAM_CHECKPOINTS,
+    "policy": 2 * ADAM_CHECKPOINTS + 2,  # policy, critic, and the moving average
+}
+
+
+def run_faults(plan: Plan, run_dir: Path) -> list[UserError]:
+    """Every fault that would stop the planned work later."""
+    unwritable = _unwritable({"store": plan.store.root, "run folder": run_dir})
+    return unwritable + _damaged(plan) + ([] if unwritable else _disk_faults(plan))
+
+
+def _unwritable(folders: dict[str, Path]) -> list[UserError]:
+    faults = []
+    for name, folder in folders.items():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            got = f"{folder}: {error.strerror}"
+            faults.append(UserError(f"the {name} cannot be written", got=got, do="choose another"))
+    return faults
+
+
+def _damaged(plan: Plan) -> list[UserError]:
+    faults = []
+    for artifact in plan.read_by_this_run().values():
+        try:
+            check_contents(artifact)
+        except UserError as fault:
+            faults.append(fault)
+    return faults
+
+
+def _disk_faults(plan: Plan) -> list[UserError]:
+    needed, free = disk_estimate(plan), shutil.disk_usage(plan.store.root).free
+    if needed <= free:
+        return []
+    return [
+        UserError(
+            f"too little disk space for {plan.store.root}",
+            got=f"{free / GIB:.1f} GiB free, about {needed / GIB:.1f} GiB needed",
+            do="free space (python -m pipeline gc), or put the store elsewhere with store=FOLDER",
+        )
+    ]
+
+
+def disk_estimate(plan: Plan) -> int:
+    """Bytes the planned stages may take at once: all they keep, and the two largest workplaces."""
+    if not plan.to_run:
+        return 0
+    model = _model_bytes(plan)
+    kept = sum(_kept_models(asset, plan.stages[asset].stage.config) for asset in plan.to_run)
+    working = sorted(WORKING_MODELS.get(asset, 0) for asset in plan.to_run)
+    return TABLES_AND_LOGS + model * (kept + sum(working[-2:]))
+
+
+def _kept_models(asset: str, config: StageConfig) -> int:
+    every_epoch = config.epochs if isinstance(config, SftConfig) else 0
+    return KEPT_MODELS.get(asset, 0) + every_epoch
+
+
+def _model_bytes(plan: Plan) -> int:
+    """Size of one model: of one that is there, else computed from the base's config."""
+    there = [p.artifact.manifest.model_size for p in plan.stages.values() if p.artifact]
+    bases = [p.stage.config for p in plan.stages.values() if isinstance(p.stage.config, BaseConfig)]
+    return max([*there, *map(base_model_bytes, bases)], default=0)
+
+
+def base_model_bytes(config: BaseConfig) -> int:
+    """float32 bytes of the model a base config describes: a Llama's matrices, or the folder."""
+    if config.kind is BaseKind.folder:
+        return folder_size(Path(str(config.path)))
+    embeddings = 2 * config.max_words * config.hidden_size
+    attention_and_mlp = (
+        4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
+    )
+    return 4 * (embeddings + config.num_layers * attention_and_mlp)

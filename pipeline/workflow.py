@@ -1,0 +1,187 @@
+"""The workflow: which assets there are, what makes each, and what it reads.
+
+    demonstrations ──┬──────────────────────────────────┐
+    prompts ─────────┼────────┬─────────────────────────┼──────────┐
+                     │        │                         │          │
+    text ─► base ─► sft ─► completions ─► comparisons ─► reward_model ─► policy ─► evaluation
+     │        └───► ppo_init ◄─ demonstrations, text ───────────────────┘
+     └───────────────┴───────── pretraining text of ppo_init, policy and evaluation
+
+    policy reads    ppo         ppo_init, reward_model, prompts, text
+                    dpo         sft, comparisons
+                    best_of_n   sft, reward_model, prompts
+    evaluation reads the policy and its start, sft, base, reward_model, comparisons, prompts, text
+
+This is the only place of the pipeline that names concrete stages. Their modules are imported when
+they run, never here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+
+from pipeline.errors import nearest
+from stages.contracts import StageConfig, UserError
+from stages.step3_policy.config import BestOfNConfig, DpoConfig
+from stages.step3_policy.ppo.config import PpoConfig
+
+TARGET = "evaluation"
+Graph = dict[str, "Stage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What makes one asset. function: `module:function`. reads: keyword -> asset."""
+
+    function: str
+    config: StageConfig
+    reads: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which part of the graph a run covers.
+
+    to_stage: the last asset. from_stage: all that does not descend from it must be there already.
+    force: assets to make although they are there. given: asset -> a run or an artifact's folder.
+    """
+
+    to_stage: str = TARGET
+    from_stage: str | None = None
+    force: tuple[str, ...] = ()
+    given: Mapping[str, str] = field(default_factory=dict)
+
+
+def workflow(configs: Mapping[str, StageConfig]) -> Graph:
+    """The whole graph; what makes the policy follows from the class of its config.
+
+    configs: asset -> config of its stage. Without one for `ppo_init`, PPO starts from sft.
+    """
+    align = type(configs["policy"])
+    policy_function, policy_reads = {
+        PpoConfig: ("stages.step3_policy.ppo.stage:run", "reward_model prompts text"),
+        DpoConfig: ("stages.step3_policy.dpo:run", "sft comparisons"),
+        BestOfNConfig: ("stages.step3_policy.best_of_n:run", "sft reward_model prompts"),
+    }[align]
+    start = {"ppo_init": "ppo_init" if "ppo_init" in configs and align is PpoConfig else "sft"}
+    table: list[tuple[str, str, dict[str, str]]] = [
+        ("demonstrations", "stages.step0_data.demonstrations:run", {}),
+        ("prompts", "stages.step0_data.prompts:run", {}),
+        ("text", "stages.step0_data.text:run", {}),
+        ("base", "stages.step0_base.base:run", _same("text")),
+        ("sft", "stages.step1_sft.sft:run", _same("base demonstrations")),
+        ("ppo_init", "stages.step1_sft.ppo_init:run", _same("base demonstrations text")),
+        ("completions", "stages.step2_reward.completions:run", _same("sft prompts")),
+        ("comparisons", "stages.step2_reward.comparisons:run", _same("completions")),
+        (
+            "reward_model",
+            "stages.step2_reward.reward_model:run",
+            _same("sft comparisons demonstrations"),
+        ),
+        ("policy", policy_function, _same(policy_reads) | (start if align is PpoConfig else {})),
+        (
+            "evaluation",
+            "stages.step4_evaluation.evaluate:run",
+            _same("policy sft base reward_model comparisons prompts text") | start,
+        ),
+    ]
+    return {
+        asset: Stage(function=function, config=configs[asset], reads=reads)
+        for asset, function, reads in table
+        if asset in configs
+    }
+
+
+def _same(assets: str) -> dict[str, str]:
+    """Keywords that are called like the assets they read."""
+    return {asset: asset for asset in assets.split()}
+
+
+def select(graph: Graph, selection: Selection) -> Graph:
+    """What the target needs, parents first; a given asset needs nothing."""
+    order = TopologicalSorter(
+        {
+            asset: () if asset in selection.given else stage.reads.values()
+            for asset, stage in _reachable(graph, selection).items()
+        }
+    )
+    return {asset: graph[asset] for asset in order.static_order()}
+
+
+def _reachable(graph: Graph, selection: Selection) -> Graph:
+    found: Graph = {}
+    waiting = [selection.to_stage]
+    while waiting:
+        asset = waiting.pop()
+        if asset in found:
+            continue
+        found[asset] = graph[asset]
+        if asset not in selection.given:
+            waiting += graph[asset].reads.values()
+    return {asset: stage for asset, stage in graph.items() if asset in found}
+
+
+def descendants(graph: Graph, asset: str) -> set[str]:
+    """The asset and all that is made from it; `graph` has parents first."""
+    found = {asset}
+    for name, stage in graph.items():
+        if found & set(stage.reads.values()):
+            found.add(name)
+    return found
+
+
+def graph_faults(graph: Graph, selection: Selection) -> list[UserError]:
+    """Everything wrong with the graph's shape and with the names in the selection."""
+    faults = _missing_inputs(graph) + _unknown_names(graph, selection)
+    if faults:
+        return faults
+    try:
+        selected = select(graph, selection)
+    except CycleError as error:
+        circle = " -> ".join(error.args[1])
+        return [
+            UserError("the workflow goes in a circle", got=circle, do="remove one of its edges")
+        ]
+    return _unused_names(selected, selection)
+
+
+def _missing_inputs(graph: Graph) -> list[UserError]:
+    return [
+        UserError(f"{asset} reads {parent}, which no stage makes", do=nearest(parent, graph))
+        for asset, stage in graph.items()
+        for parent in stage.reads.values()
+        if parent not in graph
+    ]
+
+
+def _named(selection: Selection) -> list[tuple[str, str]]:
+    """Every (key, asset) the selection names."""
+    starts = [("from_stage", selection.from_stage)] if selection.from_stage else []
+    forced = [("force", asset) for asset in selection.force]
+    given = [("given", asset) for asset in selection.given]
+    return [("to_stage", selection.to_stage), *starts, *forced, *given]
+
+
+def _unknown_names(graph: Graph, selection: Selection) -> list[UserError]:
+    return [
+        UserError(f"{key} names no asset of this workflow", got=asset, do=nearest(asset, graph))
+        for key, asset in _named(selection)
+        if asset not in graph
+    ]
+
+
+def _unused_names(selected: Graph, selection: Selection) -> list[UserError]:
+    faults = [
+        UserError(
+            f"{key} names an asset that this run does not need",
+            got=asset,
+            do=f"{selection.to_stage} needs {', '.join(selected)}",
+        )
+        for key, asset in _named(selection)
+        if asset not in selected
+    ]
+    both = sorted(set(selection.force) & set(selection.given))
+    return faults + [
+        UserError("an asset cannot be given and forced", got=asset, do="leave one of them out")
+        for asset in both
+    ]
