@@ -97,13 +97,10 @@ def read_run(folder: Path) -> RunRecord:
     )
 
 
-def write_summary(
-    folder: Path, record: RunRecord, metrics: Mapping[str, Mapping[str, float]]
-) -> dict[str, Any]:
-    """Write `summary.json` from the run and its artifacts' metrics.
+def write_summary(folder: Path, record: RunRecord, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `summary.json`: what the run took, and its final figures by their full dotted names.
 
-    metrics: asset -> dotted name -> figure. A run that executes nothing keeps the times and
-    the memory of the run that did the work.
+    A run that executes nothing keeps the times and the memory of the run that did the work.
     """
     measured = {name: round(float(getattr(record, name)), 3) for name in MEASURED}
     cached = not record.executed
@@ -111,17 +108,17 @@ def write_summary(
     if cached and path.exists():
         before = json.loads(path.read_text())
         measured = {name: before[name] for name in MEASURED}
-    summary = {"run": record.run, **measured, "cached": cached, **nest(full_names(metrics))}
+    summary = {"run": record.run, **measured, "cached": cached, **nest(figures)}
     _write_json(path, summary)
     return summary
 
 
-def full_names(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def full_names(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Figures under their asset's name, unless the name already begins with an asset.
 
     So evaluation may measure `reward_model.accuracy_gold`, and sft report a plain `gold`.
     """
-    full: dict[str, float] = {}
+    full: dict[str, Any] = {}
     for asset, figures in metrics.items():
         for name, value in figures.items():
             full[name if name.split(".")[0] in metrics else f"{asset}.{name}"] = value

@@ -19,6 +19,13 @@ METRICS = {
 }
 
 
+FIGURES = {
+    "reward_model.validation.loss": 0.5,
+    "reward_model.accuracy_gold": 0.84,
+    "evaluation.policy_win_rate_vs_sft": 0.7,
+}
+
+
 def record(status: Status, **changes) -> RunRecord:
     stages = {"sft": StageRecord(status=status, inputs={"base": "base"}, seconds=3.0)}
     return RunRecord(run="r1", stages=stages, **changes)
@@ -54,16 +61,12 @@ def test_figures_nest_at_their_dots():
 
 
 def test_a_figure_of_another_asset_keeps_its_name():
-    assert full_names(METRICS) == {
-        "reward_model.validation.loss": 0.5,
-        "reward_model.accuracy_gold": 0.84,
-        "evaluation.policy_win_rate_vs_sft": 0.7,
-    }
+    assert full_names(METRICS) == FIGURES
 
 
 def test_the_summary_holds_measures_and_figures(tmp_path):
     run = record(Status.DONE, wall_s=12.3456, cpu_s=20.0, peak_pss_gb=1.5)
-    written = write_summary(tmp_path, run, METRICS)
+    written = write_summary(tmp_path, run, FIGURES)
     assert written == json.loads((tmp_path / "summary.json").read_text())
     assert written == {
         "run": "r1",
@@ -81,11 +84,11 @@ def test_a_run_that_executes_nothing_keeps_what_was_measured(tmp_path):
         tmp_path, record(Status.DONE, wall_s=300.0, cpu_s=500.0, peak_pss_gb=2.0), METRICS
     )
     idle = record(Status.CACHED, wall_s=2.0, cpu_s=1.0, peak_pss_gb=0.1)
-    written = write_summary(tmp_path, idle, METRICS)
+    written = write_summary(tmp_path, idle, FIGURES)
     assert (written["wall_s"], written["cpu_s"], written["peak_pss_gb"]) == (300.0, 500.0, 2.0)
     assert written["cached"] is True
 
 
 def test_a_first_run_with_everything_in_the_store_says_so(tmp_path):
-    written = write_summary(tmp_path, record(Status.CACHED, wall_s=2.0), METRICS)
+    written = write_summary(tmp_path, record(Status.CACHED, wall_s=2.0), FIGURES)
     assert (written["wall_s"], written["cached"]) == (2.0, True)

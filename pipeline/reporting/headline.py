@@ -1,0 +1,129 @@
+"""The figures a reader looks for first, policy beside SFT; what was not measured is left out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Figures = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One card: a large value, what it is, and what to compare it with."""
+
+    label: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class _Card:
+    name: str
+    label: str
+    shown: Callable[[float], str]
+    detail: Callable[[Figures], str]
+
+
+def percent(share: float) -> str:
+    """0.654 as 65.4%."""
+    return f"{100 * share:.1f}%"
+
+
+def decimals(value: float) -> str:
+    """Three decimals."""
+    return f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    """Three decimals and the sign."""
+    return f"{value:+.3f}"
+
+
+def seconds(value: float) -> str:
+    """A duration as a person says it."""
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{value:.1f} s"
+
+
+def _beside(name: str, shown: Callable[[float], str], words: str) -> Callable[[Figures], str]:
+    return lambda figures: f"{words} {shown(figures[name])}" if name in figures else ""
+
+
+def _interval(figures: Figures) -> str:
+    low, high = figures.get("evaluation.policy_win_rate_vs_sft_ci95", (None, None))
+    return "by gold, ties half" + (
+        f"; 95% interval {percent(low)} to {percent(high)}" if low else ""
+    )
+
+
+def _always(words: str) -> Callable[[Figures], str]:
+    return lambda _: words
+
+
+CARDS = (
+    _Card("evaluation.policy_win_rate_vs_sft", "win rate against SFT", percent, _interval),
+    _Card(
+        "evaluation.policy_gold",
+        "mean gold reward",
+        decimals,
+        _beside("evaluation.sft_gold", decimals, "SFT"),
+    ),
+    _Card(
+        "evaluation.policy_perfect",
+        "perfect responses",
+        percent,
+        _beside("evaluation.sft_perfect", percent, "SFT"),
+    ),
+    _Card(
+        "evaluation.policy_proxy",
+        "mean proxy reward",
+        decimals,
+        _beside("evaluation.sft_proxy", decimals, "SFT"),
+    ),
+    _Card("evaluation.policy_kl", "KL to the reference", decimals, _always("nats per response")),
+    _Card(
+        "evaluation.policy_response_tokens",
+        "mean length, tokens",
+        lambda value: f"{value:.1f}",
+        _beside("evaluation.sft_response_tokens", lambda value: f"{value:.1f}", "SFT"),
+    ),
+    _Card(
+        "evaluation.policy_eos_rate",
+        "finished responses",
+        percent,
+        _beside("evaluation.sft_eos_rate", percent, "SFT"),
+    ),
+    _Card(
+        "evaluation.pretrain_loss_delta",
+        "pretraining loss against its start",
+        signed,
+        _always("nats per token; the alignment tax"),
+    ),
+    _Card(
+        "reward_model.accuracy_gold",
+        "reward model's accuracy by gold",
+        percent,
+        _always("pairs of SFT responses, unequal gold"),
+    ),
+    _Card(
+        "reward_model.accuracy_labels",
+        "reward model's accuracy by labels",
+        percent,
+        _beside("reward_model.label_ceiling", percent, "gold's own"),
+    ),
+    _Card(
+        "evaluation.sft_win_rate_vs_base",
+        "SFT's win rate against base",
+        percent,
+        _always("by gold, ties half"),
+    ),
+)
+
+
+def headlines(figures: Figures) -> list[Headline]:
+    """The cards whose figure was measured."""
+    return [
+        Headline(card.label, card.shown(figures[card.name]), card.detail(figures))
+        for card in CARDS
+        if card.name in figures
+    ]

@@ -1,0 +1,164 @@
+"""Gold against proxy along the distance from the reference: is the reward model exploited?
+
+Gao, Schulman and Hilton (2022) plot both rewards along d = sqrt(KL): the proxy keeps rising, gold
+has a peak. We mark the peak and say in words whether gold fell after it by more than its noise.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from pipeline.reporting.data import Curve
+from pipeline.reporting.panels import running_mean
+from pipeline.reporting.svg import GOLD_COLOR, INK, PROXY_COLOR, new_plot, styled, to_svg
+
+SOURCES = (
+    ("validation/kl", "validation/proxy", "validation/gold", "held-out prompts"),
+    ("rollout/kl", "rollout/score_mean", "rollout/gold_mean", "training prompts"),
+)
+LEAST_POINTS = 4
+STANDARD_ERRORS = 3.0  # a peak is the largest of several noisy means, so two would be too few
+
+
+class Finding(StrEnum):
+    """What the two curves say together."""
+
+    OVER_OPTIMISED = "over-optimised"
+    HEALTHY = "healthy"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverOptimisation:
+    """The two rewards along the distance, smoothed, and what follows. Arrays are (N,), by step.
+
+    distance: sqrt of the KL to the reference (nats per response). peak: index of the highest gold.
+    fall: gold at the peak minus gold at the end. noise: the fall's standard error. proxy_rise: of
+    the proxy since the peak.
+    """
+
+    steps: np.ndarray
+    distance: np.ndarray
+    proxy: np.ndarray
+    gold: np.ndarray
+    peak: int
+    fall: float
+    noise: float
+    proxy_rise: float
+    prompts: str
+
+    @property
+    def finding(self) -> Finding:
+        """Gold fell by more than its noise while the proxy rose: over-optimised."""
+        if self.fall > STANDARD_ERRORS * self.noise:
+            return Finding.OVER_OPTIMISED if self.proxy_rise > 0 else Finding.UNDECIDED
+        return Finding.HEALTHY
+
+    @property
+    def words(self) -> str:
+        """The finding as a sentence or two."""
+        peak = f"{self.gold[self.peak]:.3f} at step {self.steps[self.peak]:.0f}"
+        end = f"{self.gold[-1]:.3f} at step {self.steps[-1]:.0f}"
+        proxy = f"{abs(self.proxy_rise):.2f}"
+        if self.finding is Finding.OVER_OPTIMISED:
+            return (
+                f"Gold fell while the proxy rose: from its peak of {peak} gold came down to "
+                f"{end}, and the proxy gained another {proxy}. Beyond the peak the policy exploits "
+                "the reward model; stop there, raise kl_coef, or train the reward model on more "
+                "comparisons."
+            )
+        if self.finding is Finding.UNDECIDED:
+            return (
+                f"Gold and proxy fell together: from its peak of {peak} gold came down to {end}, "
+                f"and the proxy lost {proxy}. That is not exploitation of the reward model; look "
+                "for a learning rate that is too high."
+            )
+        return (
+            f"Gold did not fall by more than its noise: its highest mean is {peak}, it ended at "
+            f"{end}. No over-optimisation is visible over this distance."
+        )
+
+
+def measure(curves: Mapping[str, Curve]) -> OverOptimisation | None:
+    """Compare the rewards of a policy's curves; None where gold is not known or points are few."""
+    for kl, proxy, gold, prompts in SOURCES:
+        if all(name in curves for name in (kl, proxy, gold)):
+            steps = sorted(set(curves[kl]) & set(curves[proxy]) & set(curves[gold]))
+            if len(steps) >= LEAST_POINTS:
+                return _compare(steps, curves[kl], curves[proxy], curves[gold], prompts)
+    return None
+
+
+def _compare(
+    steps: list[int], kl: Curve, proxy: Curve, gold: Curve, prompts: str
+) -> OverOptimisation:
+    window = max(1, len(steps) // 20)
+    smooth_kl, smooth_proxy, smooth_gold = (
+        running_mean(np.array([curve[step] for step in steps]), window)
+        for curve in (kl, proxy, gold)
+    )
+    peak = int(np.argmax(smooth_gold))
+    return OverOptimisation(
+        steps=np.array(steps),
+        distance=np.sqrt(np.maximum(smooth_kl, 0.0)),  # the sampled estimate may be below zero
+        proxy=smooth_proxy,
+        gold=smooth_gold,
+        peak=peak,
+        fall=float(smooth_gold[peak] - smooth_gold[-1]),
+        noise=fall_noise(np.array([gold[step] for step in steps]), window),
+        proxy_rise=float(smooth_proxy[-1] - smooth_proxy[peak]),
+        prompts=prompts,
+    )
+
+
+def fall_noise(gold: np.ndarray, window: int) -> float:
+    """Standard error of the difference of two smoothed points, the last one at the edge.
+
+    From second differences x[i-1] - 2 x[i] + x[i+1], whose variance is 6 times that of independent
+    noise and which a steady trend leaves at zero.
+    """
+    deviation = math.sqrt(float(np.mean(np.diff(gold, 2) ** 2)) / 6)
+    inner, edge = 2 * window + 1, window + 1
+    return deviation * math.sqrt(1 / inner + 1 / edge)
+
+
+def draw(found: OverOptimisation) -> Markup:
+    """Both rewards along the distance, one above the other, the gold peak marked in both."""
+    with styled():
+        figure, upper = new_plot(width=5.4, height=4.2)
+        upper.remove()
+        upper, lower = figure.subplots(2, sharex=True)
+        _draw_reward(upper, found, found.proxy, PROXY_COLOR, "proxy\n(reward-model score)")
+        _draw_reward(lower, found, found.gold, GOLD_COLOR, "gold\n(0 to 1)")
+        _mark_peak(lower, found)
+        lower.set_xlabel("distance from the reference: √KL, √nats per response")
+        description = f"Proxy and gold along the square root of the KL. {found.words}"
+        return to_svg(figure, "over-optimisation", description)
+
+
+def _draw_reward(
+    axes: Axes, found: OverOptimisation, values: np.ndarray, color: str, label: str
+) -> None:
+    axes.plot(found.distance, values, color=color, marker="o", markersize=3)
+    axes.axvline(found.distance[found.peak], color=INK, linestyle=":", linewidth=1)
+    axes.set_ylabel(label)
+
+
+def _mark_peak(axes: Axes, found: OverOptimisation) -> None:
+    at = (found.distance[found.peak], found.gold[found.peak])
+    right_half = at[0] > (found.distance.min() + found.distance.max()) / 2
+    axes.margins(y=0.25)  # room for the words above the star
+    axes.plot(*at, marker="*", markersize=14, color=INK, linestyle="none")
+    axes.annotate(
+        f"gold peak {at[1]:.3f}",
+        at,
+        xytext=(-8 if right_half else 8, 7),
+        textcoords="offset points",
+        ha="right" if right_half else "left",
+        color=INK,
+    )

@@ -1,0 +1,143 @@
+"""The curves a report shows, stage by stage; docs/metrics.md defines every metric."""
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.reporting.panels import Panel
+
+ITERATION = "PPO iteration"
+
+PPO = (
+    Panel(
+        "Proxy reward",
+        "reward-model score",
+        {"rollout/score_mean": "sampled for training", "validation/proxy": "held-out prompts"},
+        "What the policy is trained on. It should rise and flatten out.",
+        ITERATION,
+    ),
+    Panel(
+        "Gold reward",
+        "gold, 0 to 1",
+        {"rollout/gold_mean": "sampled for training", "validation/gold": "held-out prompts"},
+        "The known true quality, never trained on. It should rise with the proxy; where it falls "
+        "while the proxy rises, the policy exploits the reward model.",
+        ITERATION,
+    ),
+    Panel(
+        "KL to the reference",
+        "nats per response",
+        {"rollout/kl": "sampled for training", "validation/kl": "held-out prompts"},
+        "How far the policy has moved from its start.",
+        ITERATION,
+    ),
+    Panel(
+        "Entropy",
+        "nats per token",
+        {"rollout/entropy": "policy"},
+        "Falls as the policy commits itself; near zero it no longer explores.",
+        ITERATION,
+    ),
+    Panel(
+        "Response length",
+        "tokens",
+        {"rollout/response_tokens": "mean"},
+        "A steady climb to the limit is a sign that length pays, not quality.",
+        ITERATION,
+    ),
+    Panel(
+        "Finished responses",
+        "share ending in EOS",
+        {"rollout/eos_rate": "policy"},
+        "Should stay near one; a response without an end is cut and scored low.",
+        ITERATION,
+        (0.0, 1.03),
+    ),
+    Panel(
+        "Policy loss",
+        "clipped surrogate",
+        {"loss/policy": "policy"},
+        "Small and noisy around zero: its level says nothing, a drift does.",
+        ITERATION,
+    ),
+    Panel(
+        "Value loss",
+        "squared error",
+        {"loss/value": "critic"},
+        "Falls first while the critic learns what to expect.",
+        ITERATION,
+    ),
+    Panel(
+        "Pretraining loss",
+        "nats per token",
+        {"loss/ptx": "on pretraining text"},
+        "Held down by the pretraining gradients; without them it climbs: the alignment tax.",
+        ITERATION,
+    ),
+    Panel(
+        "Gradient norms",
+        "L2 norm",
+        {"grad_norm/policy": "PPO", "grad_norm/ptx": "pretraining, with its coefficient"},
+        "Neither should drown the other for long.",
+        ITERATION,
+    ),
+)
+
+DPO = (
+    Panel(
+        "DPO loss",
+        "nats per pair",
+        {"loss/train": "training", "loss/validation": "held-out comparisons"},
+        "Starts at log 2 = 0.693, where the policy is still its reference.",
+        "optimizer step",
+    ),
+    Panel(
+        "Accuracy",
+        "share of pairs",
+        {"accuracy/train": "training", "accuracy/validation": "held-out comparisons"},
+        "Pairs whose preferred response gained more log-probability than the other.",
+        "optimizer step",
+    ),
+)
+
+REWARD_MODEL = (
+    Panel(
+        "Ranking loss",
+        "nats per pair",
+        {"loss/train": "training", "loss/validation": "held-out comparisons"},
+        "Guessing gives log 2 = 0.693.",
+        "optimizer step",
+    ),
+    Panel(
+        "Accuracy",
+        "share of pairs",
+        {"accuracy/train": "training", "accuracy/validation": "held-out comparisons"},
+        "Labelers contradict one another, so it cannot reach one.",
+        "optimizer step",
+    ),
+)
+
+
+def _language_model(title: str, caption: str) -> Panel:
+    series = {
+        "loss/train": "training",
+        "loss/validation": "held-out",
+        "loss/validation_text": "held-out pretraining text",
+    }
+    return Panel(title, "nats per token", series, caption, "optimizer step")
+
+
+BASE = _language_model("Pretraining (base)", "Cross-entropy of the pretraining text.")
+SFT = _language_model(
+    "Supervised fine-tuning (sft)",
+    "Cross-entropy of the demonstrated responses; the epoch of the lowest held-out loss is kept.",
+)
+PPO_INIT = _language_model(
+    "Start of the policy (ppo_init)",
+    "As sft, with pretraining text mixed in: PPO starts here and measures its KL from here.",
+)
+
+# In the order of the page: heading, and the panels of each asset.
+SECTIONS: tuple[tuple[str, Mapping[str, Sequence[Panel]]], ...] = (
+    ("Policy", {"policy": (*PPO, *DPO)}),
+    ("Reward model", {"reward_model": REWARD_MODEL}),
+    ("Language models", {"base": [BASE], "sft": [SFT], "ppo_init": [PPO_INIT]}),
+)
