@@ -1,10 +1,13 @@
 """Comparisons as token ids, and which of them go through the model together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from reward.scoring import score_responses
 from stages.contracts import UserError
 from stages.lm.batching import SequenceBatch, collate
 from stages.lm.tokens import encode_prompt, encode_response
@@ -83,6 +86,24 @@ def collate_ranked(prompts: Sequence[RankedPrompt], pad_token_id: int) -> Sequen
         [response for prompt in prompts for response in prompt.responses],
         pad_token_id,
     )
+
+
+def score_ranked(
+    score: Callable[[SequenceBatch], Tensor], prompts: Sequence[RankedPrompt], pad_token_id: int
+) -> Tensor:
+    """(N,) float32 scores of all responses, prompt after prompt, without a gradient."""
+    return score_responses(
+        score,
+        [prompt.prompt for prompt in prompts for _ in prompt.responses],
+        [response for prompt in prompts for response in prompt.responses],
+        pad_token_id,
+    )
+
+
+def by_prompt(scores: Tensor, prompts: Sequence[RankedPrompt]) -> list[list[float]]:
+    """Flat scores (N,) as one list a prompt."""
+    flat = iter(scores.tolist())
+    return [[next(flat) for _ in prompt.responses] for prompt in prompts]
 
 
 def group_prompts(prompts: Sequence[RankedPrompt], max_tokens: int) -> list[list[int]]:

@@ -18,7 +18,7 @@ from reward.model import (
     save_reward_model,
 )
 from reward.normalization import normalise
-from reward.ranked_prompts import read_ranked_prompts
+from reward.ranked_prompts import by_prompt, read_ranked_prompts
 from reward.scoring import score_responses
 from stages.contracts import Context, Report, UserError
 from stages.lm.loading import text_contract
@@ -27,7 +27,7 @@ from stages.lm.training import train_steps
 from stages.records.schemas import Demonstration
 from stages.records.tables import read_table
 from stages.step2_reward.config import RewardModelConfig
-from stages.step2_reward.reward_trainer import RewardTrainer, by_prompt
+from stages.step2_reward.reward_trainer import RewardTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

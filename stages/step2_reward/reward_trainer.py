@@ -8,9 +8,14 @@ from torch import Tensor
 
 from reward.agreement import accuracy, qualities
 from reward.model import RewardModel
-from reward.ranked_prompts import RankedPrompt, collate_ranked, group_prompts
+from reward.ranked_prompts import (
+    RankedPrompt,
+    by_prompt,
+    collate_ranked,
+    group_prompts,
+    score_ranked,
+)
 from reward.ranking import RankedScores, RankingLosses, ragged_scores, ranking_losses
-from reward.scoring import score_responses
 from stages.lm.optimisation import OptimizerConfig, Schedule, ScheduleConfig
 from stages.lm.training import Figures, TrainingPlan, batch_indices, epochs_to_steps
 from stages.step2_reward.config import Denominator, RewardModelConfig
@@ -78,12 +83,7 @@ class RewardTrainer:
 
     def validation_scores(self) -> Tensor:
         """(N,) raw scores of all validation responses, prompt after prompt."""
-        return score_responses(
-            self.model.raw_scores,
-            [prompt.prompt for prompt in self.validation for _ in prompt.responses],
-            [response for prompt in self.validation for response in prompt.responses],
-            self.pad_token_id,
-        )
+        return score_ranked(self.model.raw_scores, self.validation, self.pad_token_id)
 
     def evaluate(self, scores: Tensor) -> dict[str, float]:
         """Loss of Eq. 1 and accuracy by labels and by gold, from scores (N,) of the validation."""
@@ -109,9 +109,3 @@ class RewardTrainer:
 def num_right(ranked: RankedScores) -> float:
     """Untied pairs whose better completion scores higher; equal scores count half."""
     return float(((1 + torch.sign(ranked.margins)) * ranked.preferences).sum()) / 2
-
-
-def by_prompt(scores: Tensor, prompts: Sequence[RankedPrompt]) -> list[list[float]]:
-    """Flat scores (N,) as one list a prompt."""
-    flat = iter(scores.tolist())
-    return [[next(flat) for _ in prompt.responses] for prompt in prompts]

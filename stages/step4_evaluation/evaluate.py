@@ -1,0 +1,165 @@
+"""The figures of a run: the policy against SFT, base and its own start, on held-out prompts (§3.6).
+
+every model's answers  -> gold, proxy, win rates with intervals, length, EOS rate
+policy and its start   -> KL, and the loss on pretraining text
+SFT and the labels     -> accuracy, ceiling and calibration of the reward model
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reward.model import load_reward_model, load_reward_tokenizer
+from stages.contracts import Context, InterruptedRunError, Report
+from stages.lm.loading import load_causal_lm, text_contract
+from stages.records.schemas import Prompt
+from stages.records.tables import read_table
+from stages.step4_evaluation.answers import Answers, Exam
+from stages.step4_evaluation.config import EvaluationConfig
+from stages.step4_evaluation.figures import answer_figures, comparison_figures
+from stages.step4_evaluation.pretraining import read_documents, text_loss
+from stages.step4_evaluation.reward_checks import check_gold, check_labels
+from stages.step4_evaluation.samples import sample_rows
+
+SHOWN_IN_JOURNAL = 16
+
+
+def run(  # noqa: PLR0913  # one keyword an upstream asset
+    config: EvaluationConfig,
+    *,
+    policy: Path,
+    ppo_init: Path,
+    sft: Path,
+    base: Path,
+    reward_model: Path,
+    comparisons: Path,
+    prompts: Path,
+    text: Path,
+    out: Path,
+    context: Context,
+) -> Report:
+    """Measure; writes figures.json, calibration.json and samples.json.
+
+    policy: a model folder, or best-of-n. ppo_init: what the policy started from (sft for DPO and
+    best-of-n). Raises InterruptedRunError when asked to stop: the next run measures again.
+    """
+    tokenizer = load_reward_tokenizer(sft / "model")
+    rows = read_table(prompts / "test.parquet", Prompt)[: config.num_prompts]
+    exam = Exam(config, tokenizer, rows, reward_model / "model")
+    documents = read_documents(
+        text / "validation.parquet",
+        tokenizer,
+        num_tokens=config.pretrain_tokens,
+        max_length=config.max_length,
+    )
+    folders = model_folders(policy, ppo_init, sft, base)
+    context.journal.start(len(folders) + 1, "models")
+    results = Results(start="ppo_init" if "ppo_init" in folders else "sft")
+    for name, folder in folders.items():
+        model = load_causal_lm(folder)
+        results.answers[name] = _answer(exam, model, name, policy)
+        results.losses[name] = text_loss(model, documents, exam.pad_token_id)
+        _advance(context, len(results.answers))
+    labels = check_labels(exam, comparisons / "validation.parquet", config)
+    judged = labels.figures | check_gold(exam, load_causal_lm(folders["sft"]), config)
+    kl = policy_kl(exam, results.answers["policy"], folders, policy)
+    figures = named("evaluation", results.figures(config.confidence) | {"policy_kl": kl})
+    figures |= named("reward_model", judged)
+    samples = sample_rows(rows, results.answers, config)
+    _write(out / "figures.json", with_intervals(figures))
+    _write(out / "calibration.json", labels.calibration.bins)
+    _write(out / "samples.json", samples)
+    context.journal.table(0, "samples", samples[:SHOWN_IN_JOURNAL])
+    context.journal.advance(len(folders) + 1)
+    return Report(metrics=figures, contract=text_contract(tokenizer, config.max_length))
+
+
+def model_folders(policy: Path, ppo_init: Path, sft: Path, base: Path) -> dict[str, Path]:
+    """What answers: base, SFT, the policy's start where it is not SFT, the policy, its average."""
+    folders = {"base": base, "sft": sft, "ppo_init": ppo_init, "policy": policy}
+    if ppo_init.resolve() == sft.resolve():
+        del folders["ppo_init"]
+    models = {name: folder / "model" for name, folder in folders.items()}
+    if (policy / "ema").is_dir():
+        models["ema"] = policy / "ema"
+    return models
+
+
+def _answer(exam: Exam, model: Any, name: str, policy: Path) -> Answers:
+    n = best_of_n(policy) if name == "policy" else None
+    if n is None:
+        return exam.answer(model, name)
+    return exam.answer_best_of(model, name, n, load_reward_model(policy / "reward_model"))
+
+
+def best_of_n(policy: Path) -> int | None:
+    """n of a best-of-n policy; None for a policy that is a model alone."""
+    path = policy / "best_of_n.json"
+    return int(json.loads(path.read_text())["n"]) if path.is_file() else None
+
+
+def policy_kl(exam: Exam, answers: Answers, folders: Mapping[str, Path], policy: Path) -> float:
+    """KL(policy || its start) in nats a response.
+
+    The mean of log pi(y|x) - log pi_start(y|x) over the policy's own answers; best-of-n has the
+    closed form log n - (n-1)/n, an upper bound where responses tie (Stiennon et al. 2020).
+    """
+    n = best_of_n(policy)
+    if n is not None:
+        return math.log(n) - (n - 1) / n
+    start = folders["ppo_init"] if "ppo_init" in folders else folders["sft"]
+    ratio = exam.logprobs(load_causal_lm(folders["policy"]), answers)
+    ratio = ratio - exam.logprobs(load_causal_lm(start), answers)
+    return float(ratio.mean())
+
+
+@dataclass(kw_only=True)
+class Results:
+    """What was measured of each model, by its name. start: the model the policy began as."""
+
+    start: str
+    answers: dict[str, Answers] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)  # pretraining text, nats per token
+
+    def figures(self, confidence: float) -> dict[str, float]:
+        """Every model's own figures, the win rates, and the loss added by alignment."""
+        answers = self.answers
+        figures: dict[str, float] = {}
+        for name, given in answers.items():
+            own = answer_figures(given) | {"pretrain_loss": self.losses[name]}
+            figures |= {f"{name}_{figure}": value for figure, value in own.items()}
+        for ours, theirs in (("sft", "base"), ("policy", "sft"), ("ema", "sft")):
+            if ours in answers:
+                figures |= comparison_figures(
+                    f"{ours}_win_rate_vs_{theirs}", answers[ours], answers[theirs], confidence
+                )
+        figures["pretrain_loss_delta"] = self.losses["policy"] - self.losses[self.start]
+        return figures
+
+
+def named(group: str, figures: Mapping[str, float]) -> dict[str, float]:
+    """Figures under `group.`."""
+    return {f"{group}.{name}": value for name, value in figures.items()}
+
+
+def with_intervals(figures: Mapping[str, float]) -> dict[str, Any]:
+    """Every `..._low` and `..._high` also as one pair [low, high]."""
+    pairs = {
+        name.removesuffix("_low"): [low, figures[name.removesuffix("_low") + "_high"]]
+        for name, low in figures.items()
+        if name.endswith("_low")
+    }
+    return {**figures, **pairs}
+
+
+def _advance(context: Context, done: int) -> None:
+    context.journal.advance(done)
+    if context.should_stop():
+        raise InterruptedRunError("stopped while evaluating: the next run measures again")
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
