@@ -5,12 +5,13 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from pipeline.fingerprint import effective
 from pipeline.tracking.config import TrackingConfig
+from pipeline.workflow import Selection
 from stages.contracts import StageConfig
 from stages.step0_base.config import BaseConfig
 from stages.step0_data.config import DemonstrationsConfig, PromptsConfig, TextConfig
@@ -35,12 +36,14 @@ class ExecutorConfig:
     """How stages are run.
 
     retries: further tries of a stage whose worker died. time_limit_s: stages then checkpoint and
-    the run ends; the next one continues.
+    the run ends; the next one continues. capture_output: what stages print goes to their logs;
+    false leaves it on the terminal, as a debugger needs it.
     """
 
     kind: ExecutorKind = ExecutorKind.ray
     retries: int = 1
     time_limit_s: float | None = None
+    capture_output: bool = True
 
 
 @dataclass(kw_only=True)
@@ -161,3 +164,13 @@ def stage_configs(config: PipelineConfig) -> dict[str, StageConfig]:
     if isinstance(config.ppo_init, PpoInitConfig):
         configs["ppo_init"] = config.ppo_init
     return configs
+
+
+def selection(config: PipelineConfig) -> Selection:
+    """Which part of the graph the config asks for."""
+    return Selection(
+        to_stage=config.to_stage,
+        from_stage=config.from_stage,
+        force=tuple(config.force),
+        given={asset: named for asset, named in asdict(config.given).items() if named},
+    )

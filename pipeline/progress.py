@@ -7,9 +7,10 @@ at every change of a stage's state.
 import json
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TextIO
+from typing import IO, Any, Protocol, Self, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,6 +21,7 @@ from rich.text import Text
 from pipeline.executors.protocol import StageState, Status
 
 SHOWN_FIGURES = 4
+PLAIN_WIDTH = 160
 LOOK = {
     Status.WAITING: ("·", "dim"),
     Status.RUNNING: ("▶", "bold yellow"),
@@ -48,16 +50,21 @@ class Progress(Protocol):
     ) -> None: ...
 
 
-def open_progress(reads: Reads, stream: TextIO) -> Progress:
+def console(stream: TextIO | None = None) -> Console:
+    """Rich's console; text that does not go to a terminal is not wrapped at 80 columns."""
+    found = Console(file=stream, highlight=False)
+    return found if found.is_terminal else Console(file=stream, highlight=False, width=PLAIN_WIDTH)
+
+
+def open_progress(reads: Reads, screen: Console) -> Progress:
     """A live picture on a terminal, lines elsewhere. reads: asset -> the assets it is made from."""
-    console = Console(file=stream)
-    return LiveProgress(reads, console) if console.is_terminal else PlainProgress(stream)
+    return LiveProgress(reads, screen) if screen.is_terminal else PlainProgress(screen.file)
 
 
 class PlainProgress:
     """One line at every change of a state: seconds since the start, stage, state, why."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self._stream, self._began = stream, time.time()
         self._last: dict[str, tuple[Status, str]] = {}
 
@@ -83,15 +90,22 @@ def _line(state: StageState) -> str:
 
 
 class LiveProgress:
-    """The graph and a table of the stages, drawn four times a second."""
+    """The graph and a table of the stages, drawn four times a second by a thread of its own.
+
+    So bars move although a stage of the local executor keeps the driver's thread busy.
+    """
 
     def __init__(self, reads: Reads, console: Console) -> None:
-        self._reads = reads
-        self._live = Live(console=console, refresh_per_second=4)
+        self._states: Mapping[str, StageState] = {}
+        draw = partial(self._draw, reads)
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=draw)
 
     def update(self, states: Mapping[str, StageState]) -> None:
-        """Draw the states."""
-        self._live.update(picture(states, self._reads))
+        """Draw these states from now on."""
+        self._states = states
+
+    def _draw(self, reads: Reads) -> RenderableType:
+        return picture(self._states, reads)
 
     def __enter__(self) -> Self:
         self._live.start()

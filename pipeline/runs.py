@@ -1,5 +1,6 @@
 """Finding runs, and the one lock that keeps two commands out of one run folder."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from stages.contracts import UserError
 
 CONFIG_FILE = "config.yaml"
 DRIVER = "driver"
+KEPT = "runs"  # in the store: one note a run, with its folder
 
 
 def all_runs(runs_dir: Path) -> list[Path]:
@@ -80,3 +82,18 @@ def locked(folder: Path) -> Iterator[None]:
 def is_at_work(folder: Path) -> bool:
     """Whether a command holds the run's folder now."""
     return (folder / f"{DRIVER}.lock").exists() and not is_free(folder / DRIVER)
+
+
+def remember_run(store: Path, folder: Path) -> None:
+    """Note in the store that this run needs its artifacts: `gc` looks wherever runs lie."""
+    notes = store / KEPT
+    notes.mkdir(parents=True, exist_ok=True)
+    path = str(folder.absolute())
+    (notes / hashlib.sha256(path.encode()).hexdigest()[:16]).write_text(path)
+
+
+def kept_runs(store: Path, runs_dir: Path) -> list[Path]:
+    """The folders of all runs that used this store and were not deleted."""
+    noted = {Path(note.read_text()) for note in (store / KEPT).glob("*")}
+    here = {folder.absolute() for folder in all_runs(runs_dir)}
+    return sorted(folder for folder in noted | here if (folder / RUN_FILE).is_file())
