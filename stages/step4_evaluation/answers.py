@@ -1,8 +1,8 @@
 """What the models answer to the held-out prompts, and what judges say of it.
 
-Every model answers the same prompts, once each, with noise of its own, a function of the seed. Under
-common noise the answers of two similar models go together, and a win rate would no longer be the
-chance that a response of one beats a response of the other.
+Every model answers the same prompts, once each, with noise of its own, a function of the seed.
+Under common noise the answers of two similar models go together, and a win rate would no longer be
+the chance that a response of one beats a response of the other.
 """
 
 from collections.abc import Sequence

@@ -69,7 +69,7 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     figures = named("evaluation", results.figures(config.confidence) | {"policy_kl": kl})
     figures |= named("reward_model", judged)
     samples = sample_rows(rows, results.answers, config)
-    _write(out / "figures.json", with_intervals(figures))
+    _write(out / "figures.json", figures)
     _write(out / "calibration.json", labels.calibration.bins)
     _write(out / "samples.json", samples)
     context.journal.table(0, "samples", samples[:SHOWN_IN_JOURNAL])
@@ -143,16 +143,6 @@ class Results:
 def named(group: str, figures: Mapping[str, float]) -> dict[str, float]:
     """Figures under `group.`."""
     return {f"{group}.{name}": value for name, value in figures.items()}
-
-
-def with_intervals(figures: Mapping[str, float]) -> dict[str, Any]:
-    """Every `..._low` and `..._high` also as one pair [low, high]."""
-    pairs = {
-        name.removesuffix("_low"): [low, figures[name.removesuffix("_low") + "_high"]]
-        for name, low in figures.items()
-        if name.endswith("_low")
-    }
-    return {**figures, **pairs}
 
 
 def _advance(context: Context, done: int) -> None:

@@ -61,6 +61,6 @@ def _win_rate_figures(
     percent = round(100 * confidence)
     return {
         name: rate.mean,
-        f"{name}_ci{percent}_low": rate.low,
-        f"{name}_ci{percent}_high": rate.high,
+        f"{name}_ci{percent}.low": rate.low,
+        f"{name}_ci{percent}.high": rate.high,
     }
