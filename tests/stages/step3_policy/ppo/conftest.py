@@ -1,0 +1,38 @@
+"""Fixtures for PPO: the stage's inputs, and loops over them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.stages.step3_policy.ppo.small_ppo import small_config, write_inputs
+
+
+@pytest.fixture
+def ppo_inputs(tiny_model_folder: Path, tmp_path: Path) -> dict[str, Path]:
+    """The upstream assets of the stage, by keyword."""
+    return write_inputs(tiny_model_folder, tmp_path)
+
+
+@pytest.fixture
+def make_loop(ppo_inputs: dict[str, Path], tmp_path: Path) -> Callable[..., Any]:
+    """A loop over the tiny models: make_loop(run="run", **changes of the config)."""
+    from stages.contracts import Context
+    from stages.lm.loading import load_tokenizer
+    from stages.step3_policy.ppo.data import load_data
+    from stages.step3_policy.ppo.loop import PpoLoop
+    from stages.step3_policy.ppo.stage import load_roles
+
+    def make(run: str = "run", **changes: Any) -> PpoLoop:
+        config = small_config(**changes)
+        start = ppo_inputs["ppo_init"] / "model"
+        data = load_data(config, load_tokenizer(start), ppo_inputs["prompts"], ppo_inputs["text"])
+        return PpoLoop(
+            roles=load_roles(config, start, ppo_inputs["reward_model"] / "model"),
+            data=data,
+            config=config,
+            context=Context.at(tmp_path / run),
+        )
+
+    return make
