@@ -3,7 +3,8 @@
     sft, reward_model, prompts -> model/, reward_model/, best_of_n.json {"n": ...}
 
 Nothing is trained. The stage measures how the proxy reward, and gold where it is known, go with n,
-on validation prompts; without ties best-of-n is log n - (n-1)/n nats from SFT (Stiennon et al. 2020).
+on validation prompts. Without ties best-of-n is log n - (n-1)/n nats from SFT (Stiennon et al.
+2020).
 """
 
 import json
