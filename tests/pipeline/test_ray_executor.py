@@ -1,0 +1,54 @@
+"""Running a plan on Ray: branches at once, a killed worker's stage goes on from its checkpoint.
+
+One cluster for both tests: starting it is what takes the time.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ClusterConfig
+from pipeline.executors.protocol import Executor
+from pipeline.scheduler import Run, StageFailedError
+from tests.pipeline.toys import plan_of, toy_graph
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
+    from pipeline.executors.ray import RayExecutor
+
+    meeting = tmp_path_factory.mktemp("meeting")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOY_MEETING", str(meeting))  # workers inherit the environment
+        with RayExecutor(ClusterConfig(num_cpus=2, dashboard=False), retries=1) as started:
+            yield started
+
+
+def test_independent_branches_run_at_the_same_time(tmp_path: Path, executor: Executor) -> None:
+    """Each of the two stages ends only when it has seen the other one running."""
+    graph = toy_graph(makes_left="meets", makes_right="meets")
+    run = Run(plan_of(tmp_path, graph), name="toy")
+    run.execute(executor)
+    assert run.artifacts()["evaluation"].manifest.metrics == {"value": 3.0}
+
+
+def test_a_killed_worker_is_replaced_and_its_stage_goes_on(
+    tmp_path: Path, executor: Executor
+) -> None:
+    run = Run(plan_of(tmp_path, toy_graph(makes_left="dies_once")), name="toy")
+    run.execute(executor)
+    left = run.artifacts()["left"]
+    assert {path.name for path in left.folder.iterdir()} == {
+        *("manifest.json", "number.txt", "journal", "log.txt")
+    }
+
+
+def test_a_failure_crosses_processes_with_its_first_cause(
+    tmp_path: Path, executor: Executor
+) -> None:
+    run = Run(plan_of(tmp_path, toy_graph(makes_left="fails")), name="toy")
+    with pytest.raises(StageFailedError, match="KeyError: 'the first cause'"):
+        run.execute(executor)

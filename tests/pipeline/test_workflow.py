@@ -1,0 +1,108 @@
+"""The graph: what it reads agrees with the stages, and every fault of its shape is named."""
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from pipeline.workflow import Selection, Stage, descendants, graph_faults, select, workflow
+from stages.contracts import StageConfig
+from stages.step3_policy.config import BestOfNConfig, DpoConfig
+from stages.step3_policy.ppo.config import PpoConfig
+from tests.pipeline.toys import ToyConfig, toy_graph
+
+ASSETS = (
+    "demonstrations prompts text base sft ppo_init completions comparisons reward_model evaluation"
+)
+
+
+def real(policy: StageConfig, without: str = "") -> dict[str, Stage]:
+    configs = {asset: StageConfig() for asset in ASSETS.split() if asset != without}
+    return workflow({**configs, "policy": policy})
+
+
+@pytest.mark.parametrize("policy", [PpoConfig(), DpoConfig(), BestOfNConfig()])
+def test_reads_are_the_keywords_of_the_stage(policy: StageConfig) -> None:
+    for stage in real(policy).values():
+        module, _, name = stage.function.partition(":")
+        package, _, leaf = module.rpartition(".")
+        spec = find_spec(package)
+        assert spec is not None
+        path = Path(next(iter(spec.submodule_search_locations or []))) / f"{leaf}.py"
+        functions = [node for node in ast.parse(path.read_text()).body if is_def(node, name)]
+        keywords = {argument.arg for argument in functions[0].args.kwonlyargs}
+        assert keywords == {*stage.reads, "out", "context"}, stage.function
+
+
+def is_def(node: ast.stmt, name: str) -> bool:
+    return isinstance(node, ast.FunctionDef) and node.name == name
+
+
+def test_dpo_is_evaluated_against_the_reward_model_and_starts_from_sft() -> None:
+    selected = select(real(DpoConfig()), Selection())
+    assert "reward_model" in selected
+    assert "ppo_init" not in selected
+    assert selected["evaluation"].reads["ppo_init"] == "sft"
+
+
+def test_without_a_config_for_ppo_init_ppo_starts_from_sft() -> None:
+    graph = real(PpoConfig(), without="ppo_init")
+    assert graph["policy"].reads["ppo_init"] == "sft"
+    assert graph_faults(graph, Selection()) == []
+
+
+def test_parents_come_first_and_only_what_the_target_needs() -> None:
+    selected = list(select(real(PpoConfig()), Selection(to_stage="reward_model")))
+    assert selected[-1] == "reward_model"
+    assert selected.index("base") < selected.index("sft") < selected.index("comparisons")
+    assert not {"policy", "ppo_init", "evaluation"} & set(selected)
+
+
+def test_a_given_asset_needs_nothing() -> None:
+    selected = select(real(DpoConfig()), Selection(to_stage="sft", given={"base": "somewhere"}))
+    assert set(selected) == {"base", "demonstrations", "sft"}
+
+
+def test_descendants_follow_every_edge() -> None:
+    selected = select(real(PpoConfig()), Selection())
+    assert descendants(selected, "completions") == {
+        *("completions", "comparisons", "reward_model", "policy", "evaluation")
+    }
+
+
+def test_all_faulty_names_are_reported_together() -> None:
+    selection = Selection(
+        to_stage="evaluatoin", from_stage="totl", force=("lift",), given={"rigth": "x"}
+    )
+    faults = graph_faults(toy_graph(), selection)
+    assert [fault.got for fault in faults] == ["evaluatoin", "totl", "lift", "rigth"]
+    hints = [fault.do for fault in faults]
+    assert hints == [f"did you mean {n}?" for n in ("evaluation", "total", "left", "right")]
+
+
+def test_names_that_the_run_does_not_need_are_refused() -> None:
+    faults = graph_faults(toy_graph(), Selection(to_stage="left", given={"right": "x"}))
+    assert "does not need" in faults[0].what
+
+
+def test_given_and_forced_is_a_contradiction() -> None:
+    faults = graph_faults(toy_graph(), Selection(force=("left",), given={"left": "x"}))
+    assert "given and forced" in faults[0].what
+
+
+def test_a_circle_is_named() -> None:
+    graph = toy_graph()
+    graph["left"] = Stage(
+        function="tests.pipeline.toys:x", config=ToyConfig(), reads={"total": "total"}
+    )
+    (fault,) = graph_faults(graph, Selection())
+    assert "circle" in fault.what
+    assert "total -> left -> total" in fault.got or "left -> total -> left" in fault.got
+
+
+def test_a_missing_input_is_named() -> None:
+    graph = toy_graph()
+    del graph["right"]
+    (fault,) = graph_faults(graph, Selection())
+    assert fault.what == "total reads right, which no stage makes"
