@@ -68,9 +68,8 @@ def token_file() -> Path:
 
 
 def _set_environment() -> None:
-    """What Ray reads from the environment when it is started; token authentication is its default."""
+    """What Ray reads when it starts: no statistics leave the machine, the token is private."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     token = token_file()
     if not token.exists():  # Ray would write it readable for everybody
         token.parent.mkdir(parents=True, exist_ok=True)
