@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from stages.contracts import InterruptedRunError, UserError
 
-USER_FAULT, INTERRUPTED = 2, 130
+STAGE_FAILED, USER_FAULT, INTERRUPTED = 1, 2, 130
 
 
 class FaultsError(UserError):
@@ -20,6 +20,10 @@ class FaultsError(UserError):
         return FaultsError, (self.faults,)
 
 
+class StageFailedError(UserError):
+    """A stage raised something that is no user's mistake; its log has the traceback."""
+
+
 def raise_faults(faults: Sequence[UserError]) -> None:
     """Raise what was found, if anything was found."""
     if len(faults) == 1:
@@ -31,7 +35,7 @@ def raise_faults(faults: Sequence[UserError]) -> None:
 def nearest(name: str, valid: Iterable[str]) -> str:
     """What the user may have meant: the nearest valid name, or all of them where none is near."""
     names = sorted(set(valid))
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
         return f"did you mean {close[0]}?"
     return f"one of {', '.join(names)}" if names else "leave it out"
 
@@ -42,7 +46,9 @@ def exit_code(run: Callable[[], int]) -> int:
         return run()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
-        return USER_FAULT
+        faults = error.faults if isinstance(error, FaultsError) else [error]
+        failed = any(isinstance(fault, StageFailedError) for fault in faults)
+        return STAGE_FAILED if failed else USER_FAULT
     except (KeyboardInterrupt, InterruptedRunError) as stopped:
         sys.stderr.write(f"{stopped or 'interrupted'}\n")
         return INTERRUPTED

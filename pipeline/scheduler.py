@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from uuid import uuid4
 
-from pipeline.errors import raise_faults
+from pipeline.errors import StageFailedError, raise_faults
 from pipeline.executors.protocol import Executor, Outcome, StageRequest, StageState, Status
 from pipeline.locks import is_waiting, who_holds
 from pipeline.manifest import Artifact, read_artifact
@@ -21,10 +21,6 @@ from stages.contracts import InterruptedRunError, UserError
 
 POLL_S = 0.2
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
-class StageFailedError(UserError):
-    """A stage raised something that is no user's mistake; its log has the traceback."""
 
 
 class Run:

@@ -49,7 +49,7 @@ def _row(folder: Path) -> list[str]:
 
 
 def run_state(folder: Path, status: Status) -> str:
-    """The run's state; one that calls itself running while nobody works in its folder was killed."""
+    """The run's state: one that says it runs while nobody works in its folder was killed."""
     if status is Status.RUNNING and not is_at_work(folder):
         return "killed"
     return status.value
