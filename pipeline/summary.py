@@ -22,7 +22,7 @@ class StageRecord:
     """One stage of a run.
 
     inputs: the stage's keyword -> the upstream asset. folder: the artifact, complete once the
-    status is cached or done. seconds: what this run spent on it, 0 where it did not execute.
+    status is cached, given or done. seconds: what this run spent on it, 0 where it did not execute.
     note: why it runs or waits. error: set when it failed.
     """
 
@@ -71,7 +71,7 @@ class RunRecord:
     @property
     def executed(self) -> list[str]:
         """The stages this command worked on."""
-        idle = (Status.WAITING, Status.CACHED)
+        idle = (Status.WAITING, Status.CACHED, Status.GIVEN)
         return [asset for asset, stage in self.stages.items() if stage.status not in idle]
 
 

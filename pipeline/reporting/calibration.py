@@ -24,7 +24,7 @@ def draw_panel(bins: Sequence[Bin]) -> list[DrawnPanel]:
     if not filled:
         return []
     caption = (
-        "How often labelers prefer a response, along how often the reward model says they will; "
+        "Pairs by how surely the reward model prefers one response, along how often labelers do; "
         "the area of a point is its share of the pairs. Below the diagonal the model is too sure. "
         f"Expected calibration error: {100 * expected_error(filled):.1f}%."
     )
@@ -32,10 +32,11 @@ def draw_panel(bins: Sequence[Bin]) -> list[DrawnPanel]:
 
 
 def _draw(bins: Sequence[Bin]) -> Markup:
+    lowest = min(entry["low"] for entry in bins)
     most = max(entry["count"] for entry in bins)
     with styled():
         figure, axes = new_plot()
-        axes.plot([0, 1], [0, 1], "--", color=FAINT, label="perfectly calibrated")
+        axes.plot([lowest, 1], [lowest, 1], "--", color=FAINT, label="perfectly calibrated")
         axes.plot(
             [entry["predicted"] for entry in bins],
             [entry["observed"] for entry in bins],
@@ -48,7 +49,7 @@ def _draw(bins: Sequence[Bin]) -> Markup:
             s=[12 + 90 * entry["count"] / most for entry in bins],
             color=BLUE,
         )
-        axes.set(xlabel="predicted: σ(score difference)", ylabel="observed: share of labels")
+        axes.set(xlabel="predicted: σ(score difference)", ylabel="observed: share of labelers")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.legend()

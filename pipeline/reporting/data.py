@@ -13,7 +13,7 @@ from pipeline.tracking.journals import read_metrics
 
 Curve = dict[int, float]
 T = TypeVar("T")
-READY = (Status.DONE, Status.CACHED)
+READY = (Status.DONE, Status.CACHED, Status.GIVEN)
 
 
 @dataclass(kw_only=True)

@@ -17,6 +17,7 @@ SIGNS = {
     Status.WAITING: "○",
     Status.RUNNING: "▶",
     Status.CACHED: "↺",
+    Status.GIVEN: "↓",
     Status.DONE: "✓",
     Status.FAILED: "✕",
     Status.INTERRUPTED: "‖",

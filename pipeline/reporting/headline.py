@@ -50,10 +50,11 @@ def _beside(name: str, shown: Callable[[float], str], words: str) -> Callable[[F
 
 
 def _interval(figures: Figures) -> str:
-    low, high = figures.get("evaluation.policy_win_rate_vs_sft_ci95", (None, None))
-    return "by gold, ties half" + (
-        f"; 95% interval {percent(low)} to {percent(high)}" if low else ""
-    )
+    bounds = [f"evaluation.policy_win_rate_vs_sft_ci95.{side}" for side in ("low", "high")]
+    if not all(name in figures for name in bounds):
+        return "by gold, ties half"
+    low, high = (percent(figures[name]) for name in bounds)
+    return f"by gold, ties half; 95% interval {low} to {high}"
 
 
 def _always(words: str) -> Callable[[Figures], str]:
@@ -63,10 +64,10 @@ def _always(words: str) -> Callable[[Figures], str]:
 CARDS = (
     _Card("evaluation.policy_win_rate_vs_sft", "win rate against SFT", percent, _interval),
     _Card(
-        "evaluation.policy_gold",
+        "evaluation.policy_gold_mean",
         "mean gold reward",
         decimals,
-        _beside("evaluation.sft_gold", decimals, "SFT"),
+        _beside("evaluation.sft_gold_mean", decimals, "SFT"),
     ),
     _Card(
         "evaluation.policy_perfect",
@@ -75,10 +76,10 @@ CARDS = (
         _beside("evaluation.sft_perfect", percent, "SFT"),
     ),
     _Card(
-        "evaluation.policy_proxy",
+        "evaluation.policy_proxy_mean",
         "mean proxy reward",
         decimals,
-        _beside("evaluation.sft_proxy", decimals, "SFT"),
+        _beside("evaluation.sft_proxy_mean", decimals, "SFT"),
     ),
     _Card("evaluation.policy_kl", "KL to the reference", decimals, _always("nats per response")),
     _Card(

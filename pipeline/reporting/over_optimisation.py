@@ -17,12 +17,24 @@ from pipeline.reporting.data import Curve
 from pipeline.reporting.panels import running_mean
 from pipeline.reporting.svg import GOLD_COLOR, INK, PROXY_COLOR, new_plot, styled, to_svg
 
+
+@dataclass(frozen=True)
+class _Source:
+    kl: str
+    proxy: str
+    gold: str
+    prompts: str
+    unit: str = "iteration"
+
+
+# The first that a policy has: held-out before training prompts, best-of-n along its n.
 SOURCES = (
-    ("validation/kl", "validation/proxy", "validation/gold", "held-out prompts"),
-    ("rollout/kl", "rollout/score_mean", "rollout/gold_mean", "training prompts"),
+    _Source("validation/kl", "validation/proxy", "validation/gold", "held-out prompts"),
+    _Source("rollout/kl", "rollout/score_mean", "rollout/gold_mean", "training prompts"),
+    _Source("best_of_n/kl", "best_of_n/proxy", "best_of_n/gold", "held-out prompts", "n ="),
 )
 LEAST_POINTS = 4
-STANDARD_ERRORS = 3.0  # a peak is the largest of several noisy means, so two would be too few
+STANDARD_ERRORS = 3.5  # a peak is the largest of many noisy means, so two would be too few
 
 
 class Finding(StrEnum):
@@ -50,7 +62,7 @@ class OverOptimisation:
     fall: float
     noise: float
     proxy_rise: float
-    prompts: str
+    source: _Source
 
     @property
     def finding(self) -> Finding:
@@ -62,8 +74,9 @@ class OverOptimisation:
     @property
     def words(self) -> str:
         """The finding as a sentence or two."""
-        peak = f"{self.gold[self.peak]:.3f} at step {self.steps[self.peak]:.0f}"
-        end = f"{self.gold[-1]:.3f} at step {self.steps[-1]:.0f}"
+        unit = self.source.unit
+        peak = f"{self.gold[self.peak]:.3f} at {unit} {self.steps[self.peak]}"
+        end = f"{self.gold[-1]:.3f} at {unit} {self.steps[-1]}"
         proxy = f"{abs(self.proxy_rise):.2f}"
         if self.finding is Finding.OVER_OPTIMISED:
             return (
@@ -86,33 +99,33 @@ class OverOptimisation:
 
 def measure(curves: Mapping[str, Curve]) -> OverOptimisation | None:
     """Compare the rewards of a policy's curves; None where gold is not known or points are few."""
-    for kl, proxy, gold, prompts in SOURCES:
-        if all(name in curves for name in (kl, proxy, gold)):
-            steps = sorted(set(curves[kl]) & set(curves[proxy]) & set(curves[gold]))
-            if len(steps) >= LEAST_POINTS:
-                return _compare(steps, curves[kl], curves[proxy], curves[gold], prompts)
+    for source in SOURCES:
+        found = [curves.get(name, {}) for name in (source.kl, source.proxy, source.gold)]
+        steps = sorted(set(found[0]).intersection(*found))
+        if len(steps) >= LEAST_POINTS:
+            kl, proxy, gold = (np.array([curve[step] for step in steps]) for curve in found)
+            return compare(np.array(steps), kl, proxy, gold, source)
     return None
 
 
-def _compare(
-    steps: list[int], kl: Curve, proxy: Curve, gold: Curve, prompts: str
+def compare(
+    steps: np.ndarray, kl: np.ndarray, proxy: np.ndarray, gold: np.ndarray, source: _Source
 ) -> OverOptimisation:
-    window = max(1, len(steps) // 20)
-    smooth_kl, smooth_proxy, smooth_gold = (
-        running_mean(np.array([curve[step] for step in steps]), window)
-        for curve in (kl, proxy, gold)
-    )
+    """Smooth the curves (N,) over their neighbours and look at what follows gold's peak."""
+    window = len(steps) // 10
+    smooth_proxy, smooth_gold = running_mean(proxy, window), running_mean(gold, window)
     peak = int(np.argmax(smooth_gold))
     return OverOptimisation(
-        steps=np.array(steps),
-        distance=np.sqrt(np.maximum(smooth_kl, 0.0)),  # the sampled estimate may be below zero
+        steps=steps,
+        # The sampled estimate of a small KL may be below zero.
+        distance=np.sqrt(np.maximum(running_mean(kl, window), 0.0)),
         proxy=smooth_proxy,
         gold=smooth_gold,
         peak=peak,
         fall=float(smooth_gold[peak] - smooth_gold[-1]),
-        noise=fall_noise(np.array([gold[step] for step in steps]), window),
+        noise=fall_noise(gold, window),
         proxy_rise=float(smooth_proxy[-1] - smooth_proxy[peak]),
-        prompts=prompts,
+        source=source,
     )
 
 

@@ -24,6 +24,8 @@ from pipeline.reporting.samples import choose
 from pipeline.reporting.sections import SECTIONS
 from pipeline.summary import StageRecord
 
+KEPT = {Status.CACHED: "kept"}
+
 
 @dataclass(frozen=True)
 class Section:
@@ -111,7 +113,7 @@ def _comparison(run: RunData) -> Comparison | None:
     if found is None:
         return None
     picture = over_optimisation.draw(found)
-    return Comparison(picture, found.finding.value, found.words, found.prompts)
+    return Comparison(picture, found.finding.value, found.words, found.source.prompts)
 
 
 def _times(run: RunData) -> dict[str, str]:
@@ -122,9 +124,10 @@ def _times(run: RunData) -> dict[str, str]:
 
 
 def _time(stage: StageRecord, manifest: Manifest | None) -> str:
-    if stage.status is Status.CACHED and manifest:
-        return f"kept ({seconds(manifest.time.wall_s)})"
-    return seconds(stage.seconds) if stage.seconds else stage.status.value
+    if stage.status is Status.DONE:
+        return seconds(stage.seconds)
+    took = f" ({seconds(manifest.time.wall_s)})" if manifest else ""
+    return f"{KEPT.get(stage.status, stage.status.value)}{took}"
 
 
 def _lineage(run: RunData) -> list[LineageRow]:

@@ -23,6 +23,7 @@ class Panel:
     caption: str = ""
     x_label: str = "step"
     y_limits: tuple[float, float] | None = None
+    logarithmic: bool = False  # the steps
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def _draw(name: str, panel: Panel, found: Mapping[str, Curve]) -> Markup:
             draw_curve(axes, curve, panel.series[metric], order.index(metric))
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
         axes.ticklabel_format(axis="y", useOffset=False)
+        if panel.logarithmic:
+            axes.set_xscale("log", base=2)
         if panel.y_limits:
             axes.set_ylim(panel.y_limits)
         if len(found) > 1 or len(order) > 1:

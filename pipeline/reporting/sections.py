@@ -73,6 +73,20 @@ PPO = (
         ITERATION,
     ),
     Panel(
+        "Clipped tokens",
+        "share",
+        {"policy/clip_fraction": "policy"},
+        "Tokens whose ratio left the clip range: near zero steps are small, above 0.3 too large.",
+        ITERATION,
+    ),
+    Panel(
+        "Explained variance",
+        "share of the returns' variance",
+        {"critic/explained_variance": "critic"},
+        "One is a perfect critic, zero no better than a constant.",
+        ITERATION,
+    ),
+    Panel(
         "Gradient norms",
         "L2 norm",
         {"grad_norm/policy": "PPO", "grad_norm/ptx": "pretraining, with its coefficient"},
@@ -92,9 +106,35 @@ DPO = (
     Panel(
         "Accuracy",
         "share of pairs",
-        {"accuracy/train": "training", "accuracy/validation": "held-out comparisons"},
+        {"dpo/accuracy": "training", "dpo/accuracy_validation": "held-out comparisons"},
         "Pairs whose preferred response gained more log-probability than the other.",
         "optimizer step",
+    ),
+    Panel(
+        "Log-ratios",
+        "nats per response",
+        {"dpo/chosen_logratio": "preferred", "dpo/rejected_logratio": "rejected"},
+        "Both may fall; what is trained is the distance between them.",
+        "optimizer step",
+    ),
+)
+
+BEST_OF_N = (
+    Panel(
+        "Proxy reward",
+        "reward-model score",
+        {"best_of_n/proxy": "best of n"},
+        "Of the response that the reward model picks; it cannot fall.",
+        "n",
+        logarithmic=True,
+    ),
+    Panel(
+        "Gold reward",
+        "gold, 0 to 1",
+        {"best_of_n/gold": "best of n"},
+        "Falls for a large n where the reward model's favourites are its mistakes.",
+        "n",
+        logarithmic=True,
     ),
 )
 
@@ -137,7 +177,7 @@ PPO_INIT = _language_model(
 
 # In the order of the page: heading, and the panels of each asset.
 SECTIONS: tuple[tuple[str, Mapping[str, Sequence[Panel]]], ...] = (
-    ("Policy", {"policy": (*PPO, *DPO)}),
+    ("Policy", {"policy": (*PPO, *DPO, *BEST_OF_N)}),
     ("Reward model", {"reward_model": REWARD_MODEL}),
     ("Language models", {"base": [BASE], "sft": [SFT], "ppo_init": [PPO_INIT]}),
 )

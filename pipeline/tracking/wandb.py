@@ -6,6 +6,7 @@ run leaves (a folder a try) sync one after another without overlap. Artifacts ar
 nothing is uploaded but the manifest; the parents' fingerprints are in the metadata.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,14 +82,15 @@ def open_wandb(
     """Open or continue the W&B run with this id. Keys come from W&B's own login, never from us."""
     import wandb
 
-    online = _is_online(config.wandb)
+    wandb.setup(wandb.Settings(silent=True))
+    mode = _mode(config.wandb)
     opened = wandb.init(
         project=config.project,
         id=id,
         name=run,
         dir=folder,
         config=dict(resolved),
-        mode="online" if online else "offline",
+        mode=mode,
         resume="allow",
         settings=wandb.Settings(
             silent=True,
@@ -99,11 +101,21 @@ def open_wandb(
             x_disable_stats=True,
         ),
     )
-    return WandbTracker(opened, wandb.Api() if online else None)
+    return WandbTracker(opened, wandb.Api() if mode == "online" else None)
 
 
-def _is_online(mode: WandbMode) -> bool:
-    """`auto` asks W&B whether credentials are there; it neither prompts nor calls out."""
+def _mode(chosen: WandbMode) -> Any:
+    """What `auto` means: W&B's own environment variable, else online for who is logged in."""
+    if chosen is not WandbMode.AUTO:
+        return chosen.value
+    return os.environ.get("WANDB_MODE") or ("online" if _is_logged_in() else "offline")
+
+
+def _is_logged_in() -> bool:
+    """Whether there are credentials and the server takes them; it never prompts."""
     import wandb
 
-    return wandb.login(prompt=False) if mode is WandbMode.AUTO else mode is WandbMode.ONLINE
+    try:
+        return wandb.login(prompt=False)
+    except wandb.errors.AuthenticationError:  # no network, or a key that is no longer good
+        return False

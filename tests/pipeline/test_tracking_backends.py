@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import wandb
 
 from pipeline.tracking.config import TrackingConfig, WandbMode
 from pipeline.tracking.interface import LoggedArtifact
@@ -128,6 +129,17 @@ def test_wandb_links_stored_artifacts_as_inputs_when_online(tmp_path, made_here,
     WandbTracker(run, store).artifact(sft_artifact(tmp_path, made_here=made_here))
     assert run.used == ([f"sft:{'a' * 16}"] if used else [])
     assert run.logged == ([] if used else [("sft", ["a" * 16])])
+
+
+def test_an_unreachable_server_means_offline(tmp_path, run_folder, monkeypatch):
+    def refuse(prompt):
+        raise wandb.errors.AuthenticationError("no network")
+
+    monkeypatch.setattr(wandb, "login", refuse)
+    Journal(tmp_path / "journal").log(0, {"train/loss": 1.0})
+    config = TrackingConfig(wandb=WandbMode.AUTO, tensorboard=False)
+    one_try(run_folder, config, tmp_path / "journal").close({})
+    assert list(run_folder.glob("wandb/offline-run-*"))
 
 
 def test_disabled_trackers_leave_nothing(tmp_path, run_folder):
