@@ -37,9 +37,10 @@ INPUTS = {
 }
 FIGURES = {
     "policy_win_rate_vs_sft": 0.71,
-    "policy_win_rate_vs_sft_ci95": [0.68, 0.74],
-    "policy_gold": 0.81,
-    "sft_gold": 0.66,
+    "policy_win_rate_vs_sft_ci95.low": 0.68,
+    "policy_win_rate_vs_sft_ci95.high": 0.74,
+    "policy_gold_mean": 0.81,
+    "sft_gold_mean": 0.66,
     "policy_perfect": 0.52,
     "sft_perfect": 0.31,
     "policy_eos_rate": 0.99,
