@@ -30,7 +30,8 @@ class RewardModel(nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        self.network = network.eval()
+        self.network = network
+        self.eval()
 
     @property
     def reward_bias(self) -> float:
@@ -53,7 +54,8 @@ class Critic(nn.Module):
 
     def __init__(self, backbone: Any, head: nn.Linear) -> None:
         super().__init__()
-        self.backbone, self.head = backbone.eval(), head
+        self.backbone, self.head = backbone, head
+        self.eval()
 
     def values(self, batch: SequenceBatch) -> Tensor:
         """(B, R) float32: the value before each response token; 0 where masked."""

@@ -108,4 +108,5 @@ class RewardTrainer:
 
 def num_right(ranked: RankedScores) -> float:
     """Untied pairs whose better completion scores higher; equal scores count half."""
-    return float(((1 + torch.sign(ranked.margins)) * ranked.preferences).sum()) / 2
+    outcomes = 0.5 + 0.5 * torch.sign(ranked.margins.detach())
+    return float((outcomes * ranked.preferences).sum())

@@ -1,0 +1,229 @@
+"""The reward-model stage learns an order it can see, resumes bit by bit, and sets its zero."""
+
+import json
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+
+from reward.model import load_reward_model, load_reward_tokenizer, new_reward_model
+from reward.ranked_prompts import RankedPrompt, group_prompts, read_ranked_prompts
+from reward.ranking import ragged_scores
+from stages.contracts import Context, InterruptedRunError, Journal, UserError
+from stages.lm.batching import collate
+from stages.lm.loading import model_hash
+from stages.lm.tokens import encode_prompt, encode_response
+from stages.records.schemas import Comparison, Demonstration
+from stages.records.tables import read_table, write_table
+from stages.step2_reward.config import Denominator, RewardModelConfig
+from stages.step2_reward.reward_model import run
+from stages.step2_reward.reward_trainer import RewardTrainer, num_right
+from tests.oracles.ranking import ranking_loss
+
+FAST = {"lr": 1e-2, "batch_size": 8, "epochs": 6.0, "max_length": 64, "checkpoint_every": 4}
+
+
+def comparison(world: Path, number: int, **changes) -> Comparison:
+    """Completions that count to 1 up to 4, in a shuffled order; the longer count is better."""
+    demonstrations = read_table(world / "demonstrations" / "train.parquet", Demonstration)
+    size = 2 + number % 3
+    words = ["one", "two", "three", "four"]
+    order = [(number + k) % size for k in range(size)]
+    values = {
+        "prompt": demonstrations[number % 20].prompt,
+        "completions": [" ".join(words[: k + 1]) for k in order],
+        "source": ["sft"] * size,
+        "finished": [True] * size,
+        "ranks": [size - k for k in order],
+        "scores": [float(k) for k in order],
+    }
+    return Comparison(**{**values, **changes})
+
+
+@pytest.fixture
+def comparisons(world: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "comparisons"
+    tied = comparison(world, 0, ranks=[1, 1])
+    write_table(folder / "train.parquet", [*(comparison(world, n) for n in range(40)), tied])
+    write_table(folder / "validation.parquet", [comparison(world, n) for n in range(40, 55)])
+    return folder
+
+
+def train(world: Path, comparisons: Path, out: Path, context: Context | None = None, **changes):
+    return run(
+        RewardModelConfig(**{**FAST, **changes}),
+        sft=world / "sft",
+        comparisons=comparisons,
+        demonstrations=world / "demonstrations",
+        out=out,
+        context=context or Context.at(out / "work"),
+    )
+
+
+def test_it_learns_what_labelers_prefer(world: Path, comparisons: Path, tmp_path: Path) -> None:
+    """Mutation: a flipped sign in the loss learns the opposite order, accuracy near 0."""
+    report = train(world, comparisons, tmp_path / "out")
+    assert report.metrics["validation_accuracy_labels"] > 0.9
+    assert report.metrics["validation_accuracy_gold"] > 0.9
+    assert report.metrics["train_prompts_all_tied"] == 1
+    bins = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert set(bins[0]) == {"low", "high", "predicted", "observed", "count"}
+
+
+def test_demonstrations_score_zero_on_average(
+    world: Path, comparisons: Path, tmp_path: Path
+) -> None:
+    """Worked out here from the saved folder. Mutation: normalising on completions."""
+    report = train(world, comparisons, tmp_path / "out", epochs=1.0)
+    model = load_reward_model(tmp_path / "out" / "model")
+    tokenizer = load_reward_tokenizer(tmp_path / "out" / "model")
+    rows = read_table(world / "demonstrations" / "train.parquet", Demonstration)
+    batch = collate(
+        [encode_prompt(tokenizer, row.prompt) for row in rows],
+        [encode_response(tokenizer, row.response, finished=True) for row in rows],
+        tokenizer.pad_token_id,
+    )
+    assert model.scores(batch).mean().item() == pytest.approx(0, abs=1e-5)
+    assert report.contract["reward_bias"] == model.reward_bias
+
+
+def test_unit_variance(world: Path, comparisons: Path, tmp_path: Path) -> None:
+    report = train(world, comparisons, tmp_path / "out", epochs=1.0, unit_variance=True)
+    assert report.metrics["completion_score_std"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_stopped_training_continues_bit_by_bit(
+    world: Path, comparisons: Path, tmp_path: Path
+) -> None:
+    """Stopped after steps 3 and 9 of 30. Mutation: a data order that restarts at 0 on resume."""
+    train(world, comparisons, tmp_path / "whole")
+    checkpoints, journal = tmp_path / "checkpoints", Journal(tmp_path / "journal")
+    out = tmp_path / "parts"
+    for steps in (3, 6):
+        ticks = count(1)
+        stopping = Context(
+            checkpoints=checkpoints,
+            journal=journal,
+            should_stop=lambda ticks=ticks, steps=steps: next(ticks) == steps,
+        )
+        with pytest.raises(InterruptedRunError):
+            train(world, comparisons, out, stopping)
+    train(world, comparisons, out, Context(checkpoints=checkpoints, journal=journal))
+    assert model_hash(out / "model") == model_hash(tmp_path / "whole" / "model")
+    assert load_reward_model(out / "model").reward_bias == (
+        load_reward_model(tmp_path / "whole" / "model").reward_bias
+    )
+
+
+def trainer(world: Path, comparisons: Path, **changes) -> RewardTrainer:
+    tokenizer = load_reward_tokenizer(world / "sft" / "model")
+    prompts = read_ranked_prompts(comparisons / "train.parquet", tokenizer, 64)
+    return RewardTrainer(
+        model=new_reward_model(world / "sft" / "model", seed=0),
+        config=RewardModelConfig(**{**FAST, **changes}),
+        train=[prompt for prompt in prompts if prompt.num_pairs],
+        validation=prompts,
+        pad_token_id=int(tokenizer.pad_token_id),
+    )
+
+
+def step_gradient(trainer: RewardTrainer) -> tuple[float, torch.Tensor, int]:
+    """Loss of step 0, its gradient at the head, and the number of micro-batches."""
+    total, parts = 0.0, 0
+    for loss, _ in trainer.losses_at(0):
+        loss.backward()
+        total, parts = total + loss.item(), parts + 1
+    return total, trainer.model.network.score.weight.grad, parts
+
+
+def test_micro_batches_change_nothing(world: Path, comparisons: Path) -> None:
+    """Mutation: each micro-batch's own mean, instead of its share of the step's mean."""
+    whole, gradient, parts = step_gradient(trainer(world, comparisons))
+    split, split_gradient, split_parts = step_gradient(
+        trainer(world, comparisons, microbatch_tokens=70)
+    )
+    assert (parts, split_parts > 3) == (1, True)
+    assert split == pytest.approx(whole, abs=1e-6)
+    torch.testing.assert_close(split_gradient, gradient, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("denominator", list(Denominator))
+def test_a_step_is_the_mean_over_its_prompts(
+    world: Path, tmp_path: Path, denominator: Denominator
+) -> None:
+    """One step over all prompts against the slow reference on the model's own scores."""
+    rows = [comparison(world, n, ranks=[1, 1, 2]) for n in range(1, 20, 3)]
+    rows += [comparison(world, n) for n in range(0, 21, 3)]
+    write_table(tmp_path / "train.parquet", rows)
+    made = trainer(world, tmp_path, batch_size=len(rows), denominator=denominator)
+    loss, _, _ = step_gradient(made)
+    flat = iter(made.validation_scores().tolist())
+    expected = [
+        ranking_loss(
+            [next(flat) for _ in prompt.responses],
+            prompt.ranks,
+            count_ties=denominator is Denominator.all,
+        )[0]
+        for prompt in made.validation
+    ]
+    assert loss == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+
+
+def test_dropout_stays_off(world: Path, comparisons: Path) -> None:
+    """After validation too. Mutation: a wrapper left in train mode turns its network to train."""
+    made = trainer(world, comparisons)
+    made.model.train(made.model.training)
+    assert not any(module.training for module in made.model.modules())
+
+
+def test_num_right_counts_a_tie_as_half(world: Path) -> None:
+    assert num_right(ragged_scores(torch.tensor([2.0, 1.0, 1.0]), [[1, 2, 3]])) == 2.5
+
+
+def prompt_of(width: int, size: int) -> RankedPrompt:
+    return RankedPrompt(
+        prompt=[1], responses=[[5] * (width - 1)] * size, ranks=[*range(size)], gold=None
+    )
+
+
+def test_groups_hold_whole_prompts_within_the_budget() -> None:
+    """Mutation: counting prompts instead of their sequences overruns the budget."""
+    prompts = [prompt_of(width, size) for width, size in ((4, 3), (2, 2), (9, 4), (4, 2), (3, 5))]
+    groups = group_prompts(prompts, max_tokens=20)
+    assert sorted(index for group in groups for index in group) == [0, 1, 2, 3, 4]
+    for group in groups:
+        sequences = sum(len(prompts[index].responses) for index in group)
+        tokens = sequences * max(prompts[index].width for index in group)
+        assert tokens <= 20 or len(group) == 1
+    assert groups[-1] == [2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": 2.0}, "weight 2.0"),
+        ({"pairs": [(0, 1, 0.5)]}, "explicit pairs"),
+        ({"completions": ["", "one"], "finished": [False, True]}, "row 0"),
+    ],
+)
+def test_what_the_loss_cannot_use_is_refused(
+    world: Path, tmp_path: Path, changes: dict, message: str
+) -> None:
+    write_table(tmp_path / "train.parquet", [comparison(world, 0, **changes)])
+    with pytest.raises(UserError, match=message):
+        train(world, tmp_path, tmp_path / "out")
+
+
+def test_comparisons_of_ties_alone_are_refused(
+    world: Path, comparisons: Path, tmp_path: Path
+) -> None:
+    write_table(comparisons / "train.parquet", [comparison(world, 0, ranks=[1, 1])])
+    with pytest.raises(UserError, match="no comparison to learn from"):
+        train(world, comparisons, tmp_path / "out")
+
+
+@pytest.mark.parametrize("wrong", [{"lr": -1e-3}, {"batch_size": 0}, {"final_lr_fraction": 2.0}])
+def test_impossible_settings_are_refused(wrong: dict) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        RewardModelConfig(**wrong)
