@@ -123,7 +123,8 @@ def executors(runs: Runs) -> dict[str, Any]:
 def hashes(store: Path) -> dict[str, str]:
     """Fingerprint -> model hash of every published model."""
     manifests = [json.loads(path.read_text()) for path in store.glob("*/*/manifest.json")]
-    return {m["fingerprint"]: m["model_hash"] for m in manifests if m.get("model_hash")}
+    models = [manifest for manifest in manifests if manifest["model_sha256"]]
+    return {manifest["fingerprint"]: manifest["model_sha256"] for manifest in models}
 
 
 def executed(summary: dict[str, Any]) -> list[str]:
