@@ -7,6 +7,7 @@ pipeline -sc install=bash          # tab completion
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -16,9 +17,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from pipeline.composition import all_keys, register_schemas, typed
 from pipeline.config import PipelineConfig
 from pipeline.errors import nearest, raise_faults
+from pipeline.runs import all_runs
 from stages.contracts import InterruptedRunError, UserError
 
-HYDRA_FLAGS_WITHOUT_COMMAND = ("-sc", "--shell-completion", "--shell_completion")
+TAKE_A_RUN = ("show", "report", "chat")
 
 
 def with_config(
@@ -62,17 +64,25 @@ def _raise_first(failures: Sequence[Exception]) -> None:
 
 
 def complete_shell(arguments: Sequence[str], commands: Sequence[str]) -> None:
-    """Answer `-sc`: Hydra completes keys and options once the sub-command is cut from the line."""
+    """Answer `-sc`: names of commands and runs from here, keys and options from Hydra.
+
+    Hydra reads the line from COMP_LINE and must not see the sub-command in it.
+    """
     program, _, rest = os.environ.get("COMP_LINE", "").partition(" ")
-    words = rest.split(maxsplit=1)
-    if words and words[0] in commands and (len(words) > 1 or rest.endswith(" ")):
-        os.environ["COMP_LINE"] = f"{program} {words[1] if len(words) > 1 else ''}"
-    elif "query" in " ".join(arguments):
-        sys.stdout.write(
-            " ".join(name for name in commands if name.startswith(rest.strip())) + "\n"
-        )
-        return
-    with_config(arguments, lambda *_: None)
+    command, space, line = rest.partition(" ")
+    if not any("query" in argument for argument in arguments):
+        with_config(arguments, lambda *_: None)
+    elif not space:
+        _offer(commands, command)
+    elif command in TAKE_A_RUN:
+        _offer([folder.name for folder in all_runs(Path("runs"))], line)
+    else:
+        os.environ["COMP_LINE"] = f"{program} {line}"
+        with_config(arguments, lambda *_: None)
+
+
+def _offer(names: Sequence[str], begun: str) -> None:
+    sys.stdout.write(" ".join(name for name in names if name.startswith(begun.strip())) + "\n")
 
 
 def translate(error: Exception) -> UserError:

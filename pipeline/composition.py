@@ -5,13 +5,15 @@ Hydra composes plain values: the dataclasses' defaults (group `schema`), then th
 found even if it was added with `+`, and every fault is known before any work starts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
@@ -59,6 +61,17 @@ def _default(spec: Field[Any], hint: Any) -> Any:
     if isinstance(value, Enum):
         return value.value
     return str(value) if isinstance(value, Path) else value
+
+
+def compose(overrides: Sequence[str] = ()) -> PipelineConfig:
+    """The typed config of these overrides, for notebooks and tests.
+
+    Raises:
+        UserError: all that the dataclasses refuse.
+    """
+    register_schemas()
+    with initialize_config_module(config_module=conf.__name__, version_base="1.3"):
+        return typed(hydra_compose("config", overrides=list(overrides)))
 
 
 def all_keys() -> list[str]:

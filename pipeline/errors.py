@@ -1,6 +1,7 @@
 """How a user's mistake is shown: what is wrong, what was found, what to do; never a traceback."""
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
@@ -49,6 +50,9 @@ def exit_code(run: Callable[[], int]) -> int:
         faults = error.faults if isinstance(error, FaultsError) else [error]
         failed = any(isinstance(fault, StageFailedError) for fault in faults)
         return STAGE_FAILED if failed else USER_FAULT
+    except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (KeyboardInterrupt, InterruptedRunError) as stopped:
         sys.stderr.write(f"{stopped or 'interrupted'}\n")
         return INTERRUPTED

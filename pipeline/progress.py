@@ -71,9 +71,11 @@ class PlainProgress:
     def update(self, states: Mapping[str, StageState]) -> None:
         """Write what changed."""
         for asset, state in states.items():
-            if self._last.get(asset, (Status.WAITING, "")) != (state.status, state.note):
-                self._last[asset] = state.status, state.note
+            now = state.status, state.note
+            first_wait = asset not in self._last and state.status is Status.WAITING
+            if self._last.get(asset) != now and not first_wait:
                 self._stream.write(f"{time.time() - self._began:7.1f}s  {_line(state)}\n")
+            self._last[asset] = now
         self._stream.flush()
 
     def __enter__(self) -> Self:

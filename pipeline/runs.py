@@ -63,17 +63,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder; its lock ends with this process, however that ends.
 
     Raises:
-        UserError: another command works in it, or it cannot be written.
+        UserError: another command works in it.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{DRIVER}.lock").touch()
-    except OSError as error:
-        raise UserError(
-            "the run folder cannot be written",
-            got=f"{folder}: {error.strerror}",
-            do="choose another with run_dir=FOLDER or runs_dir=FOLDER",
-        ) from None
     holder = Holder(run=folder.name, token=str(os.getpid()))
     with lock_now(folder / DRIVER, holder, f"the run folder {folder}"):
         yield

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -30,7 +31,7 @@ from pipeline.reporting.headline import headlines
 from pipeline.reporting.outputs import REPORT_FILE, write_outputs
 from pipeline.runs import CONFIG_FILE, locked, remember_run
 from pipeline.scheduler import Run
-from pipeline.summary import SUMMARY_FILE, RunRecord, write_run
+from pipeline.summary import SUMMARY_FILE, RunRecord, write_run, write_summary
 from pipeline.tracking.tracking import Tracking, open_tracking
 from pipeline.watching import Watcher, measure
 from pipeline.workflow import workflow
@@ -57,9 +58,9 @@ def run_workflow(config: PipelineConfig, composed: DictConfig, command: str, met
         UserError: what would keep it from running, before any work; or what a stage found.
         InterruptedRunError: stopped by a signal or the time limit; the same command continues.
     """
-    folder, plan = run_folder(config), _plan(config)
+    folder = run_folder(config)
+    plan = _checked_plan(config, folder)
     with locked(folder):
-        raise_faults(run_faults(plan, folder))
         _write_config(composed, folder, command)
         remember_run(plan.store.root, folder)
         record = RunRecord(
@@ -70,10 +71,10 @@ def run_workflow(config: PipelineConfig, composed: DictConfig, command: str, met
         driver.say_what_was_reached()
 
 
-def _plan(config: PipelineConfig) -> Plan:
+def _checked_plan(config: PipelineConfig, folder: Path) -> Plan:
     graph = workflow(stage_configs(config))
     plan, faults = make_plan(graph, selection(config), Store(config.store), config.runs_dir)
-    raise_faults(faults)
+    raise_faults(faults + run_faults(plan, folder))
     return plan
 
 
@@ -135,21 +136,25 @@ class _Driver:
                 run.execute(executor, self.config.executor.time_limit_s)
 
     def _end(self, status: Status, tracking: Tracking | None) -> None:
+        """Write the run's files; what drawing and tracking take is measured too."""
         self.record.status = status
         measure(self.record, self.meter)
-        summary = {}
-        if status is Status.DONE:
-            summary = write_outputs(self.folder, self.record)
-        else:
-            write_run(self.folder, self.record)
+        done = status is Status.DONE
+        summary = write_outputs(self.folder, self.record) if done else {}
         if tracking:
             tracking.close(summary)
+        measure(self.record, self.meter)
+        write_run(self.folder, self.record)
+        if done:
+            write_summary(self.folder, self.record, self._figures())
+
+    def _figures(self) -> dict[str, Any]:
+        return final_figures(self.record, load_manifests(self.record))
 
     def say_what_was_reached(self) -> None:
         """The headline figures, where things lie, and what to do next."""
-        figures = final_figures(self.record, load_manifests(self.record))
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
-        for line in headlines(figures):
+        for line in headlines(self._figures()):
             table.add_row(
                 line.label, Text(line.value, style="bold"), Text(line.detail, style="dim")
             )
