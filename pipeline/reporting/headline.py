@@ -57,6 +57,20 @@ def _interval(figures: Figures) -> str:
     return f"by gold, ties half; 95% interval {low} to {high}"
 
 
+def _labelers(figures: Figures) -> str:
+    """Ties, noise, and what a common taste is worth."""
+    shown = {
+        "comparisons.agreement_within_group": "within a group",
+        "comparisons.agreement_across_groups": "across groups",
+        "comparisons.validation_tie_share": "ties",
+    }
+    parts = [
+        f"{words} {percent(figures[name])}" for name, words in shown.items() if name in figures
+    ]
+    noise = figures.get("comparisons.labeler_noise")
+    return ", ".join(parts + ([f"noise {decimals(noise)}"] if noise is not None else []))
+
+
 def _always(words: str) -> Callable[[Figures], str]:
     return lambda _: words
 
@@ -112,6 +126,7 @@ CARDS = (
         percent,
         _beside("reward_model.label_ceiling", percent, "gold's own"),
     ),
+    _Card("comparisons.agreement_of_any_two", "two labelers agree", percent, _labelers),
     _Card(
         "evaluation.sft_win_rate_vs_base",
         "SFT's win rate against base",

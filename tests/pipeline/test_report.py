@@ -206,6 +206,19 @@ def test_figures_that_were_not_measured_are_left_out():
     assert (card.value, card.detail) == ("65.4%", "by gold, ties half")
 
 
+def test_the_labelers_card_says_how_they_differ():
+    (card,) = headlines(
+        {
+            "comparisons.agreement_of_any_two": 0.731,
+            "comparisons.agreement_within_group": 0.752,
+            "comparisons.validation_tie_share": 0.12,
+            "comparisons.labeler_noise": 0.3,
+        }
+    )
+    assert card.value == "73.1%"
+    assert card.detail == "within a group 75.2%, ties 12.0%, noise 0.300"
+
+
 def test_samples_are_taken_from_each_kind_in_turn():
     samples = [{"kind": "a", "n": 0}, {"kind": "a", "n": 1}, {"kind": "b", "n": 2}, {"n": 3}]
     assert [sample["n"] for sample in choose(samples, 3)] == [0, 2, 3]
