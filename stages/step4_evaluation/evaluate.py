@@ -8,7 +8,6 @@ SFT and the labels     -> accuracy, ceiling and calibration of the reward model
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from stages.records.schemas import Prompt
 from stages.records.tables import read_table
 from stages.step4_evaluation.answers import Answers, Exam
 from stages.step4_evaluation.config import EvaluationConfig
-from stages.step4_evaluation.figures import answer_figures, comparison_figures
+from stages.step4_evaluation.figures import Results
 from stages.step4_evaluation.pretraining import read_documents, text_loss
 from stages.step4_evaluation.reward_checks import check_gold, check_labels
 from stages.step4_evaluation.samples import sample_rows
@@ -49,25 +48,13 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     tokenizer = load_reward_tokenizer(sft / "model")
     rows = read_table(prompts / "test.parquet", Prompt)[: config.num_prompts]
     exam = Exam(config, tokenizer, rows, reward_model / "model")
-    documents = read_documents(
-        text / "validation.parquet",
-        tokenizer,
-        num_tokens=config.pretrain_tokens,
-        max_length=config.max_length,
-    )
     folders = model_folders(policy, ppo_init, sft, base)
-    context.journal.start(len(folders) + 1, "models")
-    results = Results(start="ppo_init" if "ppo_init" in folders else "sft")
-    for name, folder in folders.items():
-        model = load_causal_lm(folder)
-        results.answers[name] = _answer(exam, model, name, policy)
-        results.losses[name] = text_loss(model, documents, exam.pad_token_id)
-        _advance(context, len(results.answers))
+    results = _examine(exam, folders, policy, text / "validation.parquet", context)
     labels = check_labels(exam, comparisons / "validation.parquet", config)
     judged = labels.figures | check_gold(exam, load_causal_lm(folders["sft"]), config)
-    kl = policy_kl(exam, results.answers["policy"], folders, policy)
-    figures = named("evaluation", results.figures(config.confidence) | {"policy_kl": kl})
-    figures |= named("reward_model", judged)
+    kl = {"policy_kl": policy_kl(exam, results.answers["policy"], folders, policy)}
+    figures = _named("evaluation", results.figures(config.confidence) | kl)
+    figures |= _named("reward_model", judged)
     samples = sample_rows(rows, results.answers, config)
     _write(out / "figures.json", figures)
     _write(out / "calibration.json", labels.calibration.bins)
@@ -86,6 +73,28 @@ def model_folders(policy: Path, ppo_init: Path, sft: Path, base: Path) -> dict[s
     if (policy / "ema").is_dir():
         models["ema"] = policy / "ema"
     return models
+
+
+def _examine(
+    exam: Exam, folders: Mapping[str, Path], policy: Path, text: Path, context: Context
+) -> Results:
+    """Every model answers the prompts and reads the pretraining text, one model in memory."""
+    documents = read_documents(
+        text,
+        exam.tokenizer,
+        num_tokens=exam.config.pretrain_tokens,
+        max_length=exam.config.max_length,
+    )
+    context.journal.start(len(folders) + 1, "models")
+    results = Results(start=_start(folders))
+    for done, (name, folder) in enumerate(folders.items(), start=1):
+        model = load_causal_lm(folder)
+        results.answers[name] = _answer(exam, model, name, policy)
+        results.losses[name] = text_loss(model, documents, exam.pad_token_id)
+        context.journal.advance(done)
+        if context.should_stop():
+            raise InterruptedRunError("stopped while evaluating: the next run measures again")
+    return results
 
 
 def _answer(exam: Exam, model: Any, name: str, policy: Path) -> Answers:
@@ -110,45 +119,18 @@ def policy_kl(exam: Exam, answers: Answers, folders: Mapping[str, Path], policy:
     n = best_of_n(policy)
     if n is not None:
         return math.log(n) - (n - 1) / n
-    start = folders["ppo_init"] if "ppo_init" in folders else folders["sft"]
-    ratio = exam.logprobs(load_causal_lm(folders["policy"]), answers)
-    ratio = ratio - exam.logprobs(load_causal_lm(start), answers)
-    return float(ratio.mean())
+    own = exam.logprobs(load_causal_lm(folders["policy"]), answers)
+    start = exam.logprobs(load_causal_lm(folders[_start(folders)]), answers)
+    return float((own - start).mean())
 
 
-@dataclass(kw_only=True)
-class Results:
-    """What was measured of each model, by its name. start: the model the policy began as."""
-
-    start: str
-    answers: dict[str, Answers] = field(default_factory=dict)
-    losses: dict[str, float] = field(default_factory=dict)  # pretraining text, nats per token
-
-    def figures(self, confidence: float) -> dict[str, float]:
-        """Every model's own figures, the win rates, and the loss added by alignment."""
-        answers = self.answers
-        figures: dict[str, float] = {}
-        for name, given in answers.items():
-            own = answer_figures(given) | {"pretrain_loss": self.losses[name]}
-            figures |= {f"{name}_{figure}": value for figure, value in own.items()}
-        for ours, theirs in (("sft", "base"), ("policy", "sft"), ("ema", "sft")):
-            if ours in answers:
-                figures |= comparison_figures(
-                    f"{ours}_win_rate_vs_{theirs}", answers[ours], answers[theirs], confidence
-                )
-        figures["pretrain_loss_delta"] = self.losses["policy"] - self.losses[self.start]
-        return figures
+def _start(folders: Mapping[str, Path]) -> str:
+    """The name of the model that the policy began as."""
+    return "ppo_init" if "ppo_init" in folders else "sft"
 
 
-def named(group: str, figures: Mapping[str, float]) -> dict[str, float]:
-    """Figures under `group.`."""
+def _named(group: str, figures: Mapping[str, float]) -> dict[str, float]:
     return {f"{group}.{name}": value for name, value in figures.items()}
-
-
-def _advance(context: Context, done: int) -> None:
-    context.journal.advance(done)
-    if context.should_stop():
-        raise InterruptedRunError("stopped while evaluating: the next run measures again")
 
 
 def _write(path: Path, content: Any) -> None:

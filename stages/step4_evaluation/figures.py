@@ -1,6 +1,6 @@
-"""Answers to figures: means, shares, win rates with their intervals. No torch here."""
+"""Answers to figures: means, shares, win rates with their intervals."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 
 import numpy as np
@@ -17,6 +17,43 @@ class WinRate:
     mean: float
     low: float
     high: float
+
+    def named(self, name: str, confidence: float) -> dict[str, float]:
+        """`name`, and `name_ci95` (for 95%) with its bounds."""
+        interval = f"{name}_ci{round(100 * confidence)}"
+        return {name: self.mean, f"{interval}.low": self.low, f"{interval}.high": self.high}
+
+
+@dataclass(kw_only=True)
+class Results:
+    """What was measured of each model, by its name. start: the model the policy began as."""
+
+    start: str
+    answers: dict[str, Answers] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)  # pretraining text, nats per token
+
+    def figures(self, confidence: float) -> dict[str, float]:
+        """Every model's own figures, the win rates, and the loss added by alignment."""
+        answers = self.answers
+        figures: dict[str, float] = {}
+        for name, given in answers.items():
+            own = answer_figures(given) | {"pretrain_loss": self.losses[name]}
+            figures |= {f"{name}_{figure}": value for figure, value in own.items()}
+        for ours, theirs in (("sft", "base"), ("policy", "sft"), ("ema", "sft")):
+            if ours in answers:
+                figures |= self._compare(ours, theirs, confidence)
+        figures["pretrain_loss_delta"] = self.losses["policy"] - self.losses[self.start]
+        return figures
+
+    def _compare(self, ours: str, theirs: str, confidence: float) -> dict[str, float]:
+        """The win rate by gold; by the reward model as `..._proxy_win_rate_...`, always."""
+        one, other = self.answers[ours], self.answers[theirs]
+        proxy = win_rate(one.proxy, other.proxy, confidence)
+        figures = proxy.named(f"{ours}_proxy_win_rate_vs_{theirs}", confidence)
+        if one.gold is not None and other.gold is not None:
+            gold = win_rate(one.gold, other.gold, confidence)
+            figures |= gold.named(f"{ours}_win_rate_vs_{theirs}", confidence)
+        return figures
 
 
 def win_rate(ours: np.ndarray, theirs: np.ndarray, confidence: float) -> WinRate:
@@ -42,25 +79,3 @@ def answer_figures(answers: Answers) -> dict[str, float]:
         figures["gold_mean"] = float(answers.gold.mean())
         figures["perfect"] = float((answers.gold >= PERFECT).mean())
     return figures
-
-
-def comparison_figures(
-    name: str, ours: Answers, theirs: Answers, confidence: float
-) -> dict[str, float]:
-    """Win rates under `name`, by gold; by the reward model under `proxy_` and `name`."""
-    figures = _win_rate_figures(f"proxy_{name}", ours.proxy, theirs.proxy, confidence)
-    if ours.gold is not None and theirs.gold is not None:
-        figures |= _win_rate_figures(name, ours.gold, theirs.gold, confidence)
-    return figures
-
-
-def _win_rate_figures(
-    name: str, ours: np.ndarray, theirs: np.ndarray, confidence: float
-) -> dict[str, float]:
-    rate = win_rate(ours, theirs, confidence)
-    percent = round(100 * confidence)
-    return {
-        name: rate.mean,
-        f"{name}_ci{percent}.low": rate.low,
-        f"{name}_ci{percent}.high": rate.high,
-    }
