@@ -1,7 +1,7 @@
 """Policies that are tables: problems small enough to know the best policy exactly.
 
-A table row holds the logits of the next token after each token. The classes have the few methods
-that PPO's roles ask of a language model, a reward model and a critic, so the real loop runs on them.
+A table row holds the logits of the token after each token. The classes have the few methods that
+PPO's roles ask of a language model, a reward model and a critic: the real loop runs on them.
 """
 
 from collections.abc import Sequence

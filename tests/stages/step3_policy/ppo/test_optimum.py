@@ -4,17 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
 from stages.contracts import Context
-from stages.step3_policy.ppo.advantages import gae
-from stages.step3_policy.ppo.config import PpoConfig
+from stages.step3_policy.ppo.config import KlPlacement, PpoConfig
 from stages.step3_policy.ppo.data import PpoData, PromptSet
-from stages.step3_policy.ppo.kl import k1, k2, k3, kl_penalty, sequence_k2_losses
 from stages.step3_policy.ppo.loop import PpoLoop
-from stages.step3_policy.ppo.losses import policy_losses
-from stages.step3_policy.ppo.rewards import token_rewards
 from stages.step3_policy.ppo.roles import CriticRole, PolicyRole, ReferenceRole, RewardRole, Roles
 from tests.oracles.ppo import tilted, total_variation
 from tests.stages.step3_policy.ppo import tabular
@@ -54,16 +48,14 @@ def four_action_loop(folder: Path, **changes: Any) -> PpoLoop:
     return PpoLoop(roles=roles, data=data, config=config, context=Context.at(folder))
 
 
-@pytest.mark.parametrize("placement", ["reward", "loss"])
-def test_sampled_ppo_reaches_the_tilted_optimum(placement: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("placement", list(KlPlacement))
+def test_sampled_ppo_reaches_the_tilted_optimum(placement: KlPlacement, tmp_path: Path) -> None:
     """The real loop on four actions, KL in the reward and as a loss.
 
     Mutations: the KL penalty's sign or its absence; minimum for maximum in the clipped loss; the
     advantage's sign; the KL loss without `advantage_scale`.
     """
-    from stages.step3_policy.ppo.config import KlPlacement
-
-    loop = four_action_loop(tmp_path, kl_placement=KlPlacement(placement))
+    loop = four_action_loop(tmp_path, kl_placement=placement)
     loop.train()
     loop.roles.policy.average.copy_to(loop.roles.policy.model)
     assert tilted(REF, REWARDS, 1.0) == pytest.approx(BEST, abs=1e-6)

@@ -1,0 +1,132 @@
+"""A run that is stopped, broken or killed anywhere ends with the weights of one that was not."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.contracts import InterruptedRunError
+from stages.lm.loading import model_hash
+from stages.step3_policy.ppo.config import KlController
+from stages.step3_policy.ppo.loop import PpoLoop
+from tests.stages.step3_policy.ppo import killing
+
+OPTIONS: dict[str, Any] = {"kl_controller": KlController.adaptive, "select": "proxy"}
+
+
+class BreakdownError(Exception):
+    """The planted failure."""
+
+
+def final_state(loop: PpoLoop) -> dict[str, Any]:
+    """Everything that PPO ends with."""
+    roles = loop.roles
+    return {"policy": roles.policy.state(), "critic": roles.critic.state()}
+
+
+def logged(loop: PpoLoop) -> list[tuple[int, dict[str, float]]]:
+    """What the journal holds, without times."""
+    path = loop.context.checkpoints.parent / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        (r["step"], {k: v for k, v in r["values"].items() if not k.startswith("time/")})
+        for r in records
+    ]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize(
+    ("owner", "call"), [("engine", 2), ("engine", 4), ("critic", 3), ("critic", 6)]
+)
+def test_continues_bit_for_bit_after_a_breakdown(
+    make_loop: Callable[..., PpoLoop], owner: str, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken in sampling or between the two updates, before and after checkpoints.
+
+    Mutations: the critic, an optimizer, the average or kl_coef left out of the checkpoint; the
+    journal not rewound.
+    """
+    whole = make_loop("whole", **OPTIONS)
+    whole_state = whole.train()
+
+    broken = make_loop("broken", **OPTIONS)
+    part, name = getattr(broken.roles, owner), {"engine": "generate", "critic": "update"}[owner]
+    original, calls = getattr(part, name), []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        if len(calls) == call:
+            raise BreakdownError
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(part, name, failing)
+    with pytest.raises(BreakdownError):
+        broken.train()
+
+    resumed = make_loop("broken", **OPTIONS)
+    resumed_state = resumed.train()
+    assert same(final_state(resumed), final_state(whole))
+    assert same(vars(resumed_state), vars(whole_state))
+    assert logged(resumed) == logged(whole)
+
+
+def test_a_stop_writes_a_checkpoint_and_the_next_run_continues(
+    make_loop: Callable[..., PpoLoop],
+) -> None:
+    """Also when asked after the last iteration: nothing is left but to publish."""
+    whole = make_loop("whole", **OPTIONS)
+    whole_state = whole.train()
+    for _ in range(3):
+        stopped = make_loop("stopped", checkpoint_every=100, **OPTIONS)
+        stopped.context.should_stop = lambda: True
+        with pytest.raises(InterruptedRunError):
+            stopped.train()
+    resumed = make_loop("stopped", **OPTIONS)
+    assert same(vars(resumed.train()), vars(whole_state))
+    assert same(final_state(resumed), final_state(whole))
+
+
+def test_killed_at_three_points(
+    ppo_inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL in a rollout, an update and a half-written save; each new process continues.
+
+    Mutation: a checkpoint written in place instead of beside its name.
+    """
+    # Imports are paid once: each run is a fork of a server that trained nothing yet. The server
+    # finds the modules through the environment alone.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([killing.__name__])
+
+    def ends_with(folder: str, point: str) -> int | None:
+        process = processes.Process(
+            target=killing.run_stage, args=(ppo_inputs, tmp_path / folder, point)
+        )
+        process.start()
+        process.join()
+        return process.exitcode
+
+    assert ends_with("whole", "end") == 0
+    for point in ("first rollout", "save", "second update"):
+        assert ends_with("killed", point) == -signal.SIGKILL
+    assert ends_with("killed", "end") == 0
+    for model in ("model", "ema"):
+        whole, killed = (tmp_path / run / "out" / model for run in ("whole", "killed"))
+        assert model_hash(killed) == model_hash(whole)
