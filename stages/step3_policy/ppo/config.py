@@ -69,11 +69,11 @@ class PpoConfig(StageConfig):
     minibatch_size: int = 64  # sequences an optimizer step
     ppo_epochs: int = 1  # passes over a rollout batch
     microbatch_tokens: int = 16_384  # padded tokens a forward
-    generation_batch_size: int = 512  # responses sampled at once
+    sequences_per_batch: int = 512  # responses sampled at once
 
     # Rollouts
     max_prompt_tokens: int = 1024  # longer prompts are left out
-    max_new_tokens: int = 1024
+    max_response_tokens: int = 1024
     temperature: float = 1.0  # of sampling, and of every log-prob
 
     # Reward
@@ -149,9 +149,9 @@ POSITIVE = (
     "minibatch_size",
     "ppo_epochs",
     "microbatch_tokens",
-    "generation_batch_size",
+    "sequences_per_batch",
     "max_prompt_tokens",
-    "max_new_tokens",
+    "max_response_tokens",
     "temperature",
     "target_kl",
     "kl_horizon",

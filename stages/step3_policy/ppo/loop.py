@@ -32,7 +32,7 @@ from stages.step3_policy.ppo.kl import adapted_kl_coef, kl_penalty
 from stages.step3_policy.ppo.metrics import Figures, Stopwatch, experience_figures, mean_figures
 from stages.step3_policy.ppo.rewards import apply_missing_eos, token_rewards
 from stages.step3_policy.ppo.roles import Roles
-from stages.step3_policy.ppo.rollouts import sample_responses
+from stages.step3_policy.ppo.rollouts import respond
 from stages.step3_policy.ppo.state import LoopState, keep_if_broken, resume, save
 from stages.step3_policy.ppo.validation import gold_rewards, validate
 
@@ -95,7 +95,7 @@ class PpoLoop:
     def sample(self, iteration: int) -> tuple[PromptSet, Rollouts]:
         """Prompts of this iteration, and one response to each from the policy as it is."""
         indices, prompts = self.data.prompts_of(iteration)
-        rollouts = sample_responses(
+        rollouts = respond(
             self.roles.engine, prompts.tokens, self.config, stream=iteration, indices=indices
         )
         return prompts, rollouts

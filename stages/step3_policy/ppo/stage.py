@@ -38,7 +38,7 @@ def run(
     save_model(selected(config.select, roles.policy, average, state), tokenizer, out / "model")
     return Report(
         metrics=final_metrics(state),
-        contract=text_contract(tokenizer, config.max_prompt_tokens + config.max_new_tokens),
+        contract=text_contract(tokenizer, config.max_prompt_tokens + config.max_response_tokens),
     )
 
 
@@ -60,12 +60,12 @@ def load_roles(config: PpoConfig, start: Path, reward_model: Path) -> Roles:
 
 def check_context(config: PpoConfig, model: Any) -> None:
     """A prompt and its response must fit into the positions that the model was made for."""
-    wanted = config.max_prompt_tokens + config.max_new_tokens
+    wanted = config.max_prompt_tokens + config.max_response_tokens
     limit = model.config.max_position_embeddings
     if wanted > limit:
         raise UserError(
             "prompt and response do not fit into the model's context",
-            got=f"max_prompt_tokens + max_new_tokens = {wanted}, the model has {limit} positions",
+            got=f"max_prompt_tokens + max_response_tokens = {wanted}, the model has {limit} positions",
             do=f"lower their sum to {limit} or less",
         )
 

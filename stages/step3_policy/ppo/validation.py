@@ -17,7 +17,7 @@ from stages.step3_policy.ppo.kl import k1
 from stages.step3_policy.ppo.masked import sequence_sums
 from stages.step3_policy.ppo.metrics import Figures
 from stages.step3_policy.ppo.roles import Roles
-from stages.step3_policy.ppo.rollouts import sample_responses
+from stages.step3_policy.ppo.rollouts import respond
 
 VALIDATION_STREAM = 1 << 32  # iterations count below it, so training never sees this noise
 
@@ -35,7 +35,7 @@ class Validation:
 def validate(roles: Roles, data: PpoData, config: PpoConfig) -> Validation:
     """Sample one response to each validation prompt and judge it."""
     prompts = data.validation
-    rollouts = sample_responses(
+    rollouts = respond(
         roles.engine,
         prompts.tokens,
         config,

@@ -18,7 +18,7 @@ def small_config(**changes: Any) -> PpoConfig:
         "rollout_batch_size": 8,
         "minibatch_size": 4,
         "max_prompt_tokens": 16,
-        "max_new_tokens": 8,
+        "max_response_tokens": 8,
         "policy_lr": 3e-3,
         "critic_lr": 3e-3,
         "warmup_iterations": 0,

@@ -23,7 +23,7 @@ def four_action_loop(folder: Path, **changes: Any) -> PpoLoop:
         "iterations": 150,
         "rollout_batch_size": 512,
         "minibatch_size": 128,
-        "max_new_tokens": 1,
+        "max_response_tokens": 1,
         "kl_coef": 1.0,
         "ptx_coef": 0.0,
         "policy_lr": 0.01,
