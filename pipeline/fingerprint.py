@@ -6,8 +6,8 @@ artifact. Code is read as syntax trees (`pipeline.sources`), package versions fr
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ NUMERIC_PACKAGES = (
     "accelerate",
     "deepspeed",
 )
+Keep = Callable[[Field[Any]], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,35 +60,49 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def effective(config: Any) -> dict[str, Any]:
-    """The values of a config that can change a result, as plain JSON; `class` tells variants apart.
-
-    Fields declared `no_effect` are left out, `external_input` fields too: their content counts.
-    """
-    values: dict[str, Any] = {"class": type(config).__name__}
-    for spec in fields(config):
-        if spec.metadata.get("affects_result", True) and not spec.metadata.get("external", False):
-            values[spec.name] = plain(getattr(config, spec.name))
-    return values
-
-
 def resolved(config: Any) -> dict[str, Any]:
-    """All values of a config as plain JSON, for the manifest."""
-    return {spec.name: plain(getattr(config, spec.name), all_of_it=True) for spec in fields(config)}
+    """All values of a config as plain JSON; `class` tells variants apart."""
+    return _values(config, lambda _: True)
 
 
-def plain(value: Any, *, all_of_it: bool = False) -> Any:
-    """A config value as JSON knows it."""
+def effective(config: Any) -> dict[str, Any]:
+    """The values that can change a result: fields declared `no_effect` are left out."""
+    return _values(config, _affects_result)
+
+
+def hashed(config: Any) -> dict[str, Any]:
+    """The values a fingerprint is made of: of an `external_input` the content counts instead."""
+    return _values(config, lambda spec: _affects_result(spec) and not _is_external(spec))
+
+
+def _values(config: Any, keep: Keep) -> dict[str, Any]:
+    kept = {spec.name: getattr(config, spec.name) for spec in fields(config) if keep(spec)}
+    return {
+        "class": type(config).__name__,
+        **{name: plain(value, keep) for name, value in kept.items()},
+    }
+
+
+def _affects_result(spec: Field[Any]) -> bool:
+    return bool(spec.metadata.get("affects_result", True))
+
+
+def _is_external(spec: Field[Any]) -> bool:
+    return bool(spec.metadata.get("external", False))
+
+
+def plain(value: Any, keep: Keep = _affects_result) -> Any:
+    """A config value as JSON knows it; of a dataclass the fields to `keep`."""
     if is_dataclass(value) and not isinstance(value, type):
-        return resolved(value) if all_of_it else effective(value)
+        return _values(value, keep)
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(item, all_of_it=all_of_it) for key, item in value.items()}
+        return {str(key): plain(item, keep) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item, all_of_it=all_of_it) for item in value]
+        return [plain(item, keep) for item in value]
     return value
 
 
@@ -125,7 +140,7 @@ def _external_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str | 
         value = getattr(config, spec.name)
         if is_dataclass(value):
             yield from _external_paths(value, f"{prefix}{spec.name}.")
-        elif spec.metadata.get("external", False) and value:
+        elif _is_external(spec) and value:
             yield f"{prefix}{spec.name}", value
 
 

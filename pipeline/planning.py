@@ -12,8 +12,8 @@ from pipeline.artifacts import Store
 from pipeline.fingerprint import (
     Parts,
     differences,
-    effective,
     external_digests,
+    hashed,
     package_versions,
 )
 from pipeline.manifest import Artifact, check_sizes, disagreements, read_artifact
@@ -151,7 +151,7 @@ class _Planner:
             stage=f"{asset} by {stage.function}",
             code=self._sources.version(stage.function.partition(":")[0]),
             packages=self._packages,
-            config=effective(stage.config),
+            config=hashed(stage.config),
             external=external_digests(stage.config),
             parents=parents,
         )

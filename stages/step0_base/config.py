@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from stages.contracts import StageConfig, UserError, no_effect
+from stages.contracts import StageConfig, UserError, external_input, no_effect
 
 
 class BaseKind(StrEnum):
@@ -23,7 +23,7 @@ class BaseConfig(StageConfig):
     """
 
     kind: BaseKind = BaseKind.scratch
-    path: str | None = None
+    path: str | None = external_input(None)
 
     max_words: int = 8_192
     hidden_size: int = 128

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.fingerprint import Parts, differences, effective, external_digests
+from pipeline.fingerprint import Parts, differences, effective, external_digests, hashed
 from pipeline.sources import Sources
 from stages.contracts import UserError
 from tests.pipeline.toys import ToyConfig
@@ -83,7 +83,8 @@ def test_the_content_of_an_external_input_counts_not_its_name(tmp_path: Path) ->
         (tmp_path / name / "model.bin").write_text(text)
     a, b, c = (external_digests(ToyConfig(path=str(tmp_path / name))) for name in "abc")
     assert a == b != c
-    assert "path" not in effective(ToyConfig(path="somewhere"))
+    assert hashed(ToyConfig(path="here")) == hashed(ToyConfig(path="there"))
+    assert effective(ToyConfig(path="here")) != effective(ToyConfig(path="there"))
 
 
 def test_a_missing_external_input_is_named(tmp_path: Path) -> None:

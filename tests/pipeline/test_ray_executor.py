@@ -1,6 +1,6 @@
 """Running a plan on Ray: branches at once, a killed worker's stage goes on from its checkpoint.
 
-One cluster for both tests: starting it is what takes the time.
+One cluster for all tests: starting it is what takes the time.
 """
 
 from collections.abc import Iterator
@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ClusterConfig
-from pipeline.executors.protocol import Executor
+from pipeline.executors.protocol import Executor, Status
 from pipeline.scheduler import Run, StageFailedError
+from stages.contracts import InterruptedRunError
 from tests.pipeline.toys import plan_of, toy_graph
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -28,7 +29,7 @@ def executor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
 
 
 def test_independent_branches_run_at_the_same_time(tmp_path: Path, executor: Executor) -> None:
-    """Each of the two stages ends only when it has seen the other one running."""
+    """Each of the two stages ends only when it has seen the other one at work."""
     graph = toy_graph(makes_left="meets", makes_right="meets")
     run = Run(plan_of(tmp_path, graph), name="toy")
     run.execute(executor)
@@ -44,6 +45,17 @@ def test_a_killed_worker_is_replaced_and_its_stage_goes_on(
     assert {path.name for path in left.folder.iterdir()} == {
         *("manifest.json", "number.txt", "journal", "log.txt")
     }
+
+
+def test_a_stop_reaches_the_workers(tmp_path: Path, executor: Executor) -> None:
+    plan = plan_of(tmp_path, toy_graph(makes_left="stops_once"))
+    run = Run(plan, name="toy")
+    with pytest.raises(InterruptedRunError):
+        run.execute(executor, time_limit_s=0.5)
+    assert run.states()[0].status is Status.INTERRUPTED
+    again = Run(plan, name="toy")
+    again.execute(executor)
+    assert again.states()[0].status is Status.DONE
 
 
 def test_a_failure_crosses_processes_with_its_first_cause(
