@@ -46,8 +46,8 @@ def exit_code(run: Callable[[], int]) -> int:
     try:
         return run()
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
         faults = error.faults if isinstance(error, FaultsError) else [error]
+        sys.stderr.write("".join(f"error: {fault}\n" for fault in faults))
         failed = any(isinstance(fault, StageFailedError) for fault in faults)
         return STAGE_FAILED if failed else USER_FAULT
     except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough

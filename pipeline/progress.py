@@ -21,7 +21,7 @@ from rich.text import Text
 from pipeline.executors.protocol import StageState, Status
 
 SHOWN_FIGURES = 4
-PLAIN_WIDTH = 160
+PLAIN_WIDTH, BAR_WIDTH = 160, 24
 LOOK = {
     Status.WAITING: ("·", "dim"),
     Status.RUNNING: ("▶", "bold yellow"),
@@ -120,6 +120,8 @@ class LiveProgress:
 def picture(states: Mapping[str, StageState], reads: Reads) -> RenderableType:
     """The graph on one line, and below it a row a stage."""
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for width in (None, None, BAR_WIDTH, None):
+        table.add_column(min_width=width)
     for asset, state in states.items():
         icon, style = LOOK[state.status]
         table.add_row(
@@ -128,7 +130,8 @@ def picture(states: Mapping[str, StageState], reads: Reads) -> RenderableType:
             *_details(state),
         )
     statuses = {asset: state.status for asset, state in states.items()}
-    return Group(graph_line(statuses, reads), Text(), table)
+    shown = {asset: reads[asset] for asset in states}
+    return Group(graph_line(statuses, shown), Text(), table)
 
 
 def graph_line(statuses: Mapping[str, Status], reads: Reads) -> Text:
@@ -154,15 +157,20 @@ def levels(reads: Reads) -> list[list[str]]:
 
 
 def _details(state: StageState) -> tuple[RenderableType, Text]:
-    """Bar and figures of a running stage; of others what there is to say."""
-    if state.status is Status.RUNNING and (bar := read_bar(state.journal)):
-        share = ProgressBar(total=max(bar["total"], 1), completed=bar["done"], width=24)
-        figures = list(bar["figures"].items())[:SHOWN_FIGURES]
-        said = f"{bar['done']}/{bar['total']} {bar['unit']}  {_took(state)}"
-        said += "".join(f"  {name} {value:.4g}" for name, value in figures)
-        return share, Text(said)
-    said = state.error or state.note
-    return Text(_took(state)), Text(said.splitlines()[0] if said else "", style="dim")
+    """Bar and figures of a running stage, time and last figures of one that is there, else why."""
+    bar = read_bar(state.journal)
+    if state.status is Status.RUNNING and bar:
+        share = ProgressBar(total=max(bar["total"], 1), completed=bar["done"], width=BAR_WIDTH)
+        done = f"{bar['done']}/{bar['total']} {bar['unit']}  {_took(state)}  "
+        return share, Text(done + _figures(bar))
+    said = state.error or (_figures(bar) if bar and state.status.is_final else "") or state.note
+    took = _took(state) or (state.note if state.status is Status.CACHED else "")
+    return Text(took), Text(said.splitlines()[0] if said != took and said else "", style="dim")
+
+
+def _figures(bar: Mapping[str, Any]) -> str:
+    shown = list(bar["figures"].items())[:SHOWN_FIGURES]
+    return "  ".join(f"{name} {value:.4g}" for name, value in shown)
 
 
 def _took(state: StageState) -> str:
