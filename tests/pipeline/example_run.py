@@ -50,6 +50,7 @@ FIGURES = {
     "reward_model.accuracy_labels": 0.69,
     "reward_model.label_ceiling": 0.76,
 }
+LAST_KL = 12.0  # nats, growing linearly
 HOSTILE = '<script>alert("from a model")</script>'
 
 
@@ -132,7 +133,7 @@ def _write_policy(journal: Journal, iterations: int, gold_peak: int | None) -> N
     for step in range(1, iterations + 1):
         gold = _gold(step, iterations, gold_peak)
         proxy = 1.8 * math.sqrt(step / iterations) + 0.03 * noise.gauss(0, 1)
-        kl = 12.0 * step / iterations
+        kl = LAST_KL * step / iterations
         figures = {
             "rollout/score_mean": proxy,
             "rollout/gold_mean": gold + 0.02 * noise.gauss(0, 1),
@@ -156,8 +157,11 @@ def _write_policy(journal: Journal, iterations: int, gold_peak: int | None) -> N
 
 
 def _gold(step: int, iterations: int, peak: int | None) -> float:
-    rise = 0.66 + 0.16 * math.sqrt(step / iterations)
-    return rise if peak is None else rise - 0.4 * max(step - peak, 0) / iterations
+    """Steadily up, or d (alpha - beta log d) with d = sqrt(KL), as in Gao et al. (2022)."""
+    if peak is None:
+        return 0.66 + 0.16 * math.sqrt(step / iterations)
+    distance, at_peak = (math.sqrt(LAST_KL * s / iterations) for s in (step, peak))
+    return 0.4 + 0.2 * distance * (1.0 + math.log(at_peak) - math.log(distance))
 
 
 def _write_evaluation(folder: Path) -> None:
