@@ -33,14 +33,15 @@ class DpoConfig(StageConfig):
     """DPO; defaults are the paper's (Rafailov et al. 2023, App. B, and its repository).
 
     beta: strength of the implicit KL penalty. label_smoothing: the share of labels taken as flipped
-    (conservative DPO). batch_size: pairs an optimizer step. lr: constant after a linear warm-up;
-    with `final_lr_fraction` below 1 a cosine. max_length: prompt and response, in tokens; pairs
-    with a longer completion are left out.
+    (conservative DPO). max_pairs: of one comparison, drawn at random; None for all. batch_size:
+    pairs an optimizer step. lr: constant after a linear warm-up; with `final_lr_fraction` below 1 a
+    cosine. max_length: prompt and response, in tokens; pairs with a longer completion are left out.
     """
 
     beta: float = 0.1
     label_smoothing: float = 0.0
     pairs: PairRule = PairRule.all
+    max_pairs: int | None = None
     lr: float = 1e-6
     epochs: int = 1
     batch_size: int = 64
@@ -67,6 +68,8 @@ class DpoConfig(StageConfig):
             "checkpoint_every",
             "log_every",
         )
+        if self.max_pairs is not None:
+            check_positive(self, "max_pairs")
         if not 0 <= self.label_smoothing < 0.5:
             raise UserError(
                 "label_smoothing must lie in [0, 0.5)",

@@ -40,8 +40,8 @@ def run(config: DpoConfig, *, sft: Path, comparisons: Path, out: Path, context: 
     Raises InterruptedRunError after a checkpoint when asked to stop, UserError for unusable data.
     """
     model, tokenizer = load_causal_lm(sft / "model"), load_tokenizer(sft / "model")
-    training = _read(config, tokenizer, comparisons / "train.parquet")
-    heldout = _read(config, tokenizer, comparisons / "validation.parquet")
+    training = _read(config, tokenizer, comparisons / "train.parquet", config.max_pairs)
+    heldout = _read(config, tokenizer, comparisons / "validation.parquet", None)
     reference = completion_logprobs(model, heldout, tokenizer.pad_token_id)
     rows = pair_rows(training, completion_logprobs(model, training, tokenizer.pad_token_id))
     _check_size(rows, config)
@@ -66,11 +66,18 @@ def run(config: DpoConfig, *, sft: Path, comparisons: Path, out: Path, context: 
     )
 
 
-def _read(config: DpoConfig, tokenizer: Any, table: Path) -> list[EncodedComparison]:
+def _read(
+    config: DpoConfig, tokenizer: Any, table: Path, max_pairs: int | None
+) -> list[EncodedComparison]:
     records = read_table(table, Comparison)
     check_weights(records)
     encoded = encode_comparisons(
-        tokenizer, records, rule=config.pairs, max_length=config.max_length
+        tokenizer,
+        records,
+        rule=config.pairs,
+        max_length=config.max_length,
+        max_pairs=max_pairs,
+        seed=config.seed,
     )
     if not encoded:
         raise UserError(

@@ -3,11 +3,14 @@
 A comparison's own `pairs` are taken as they are. Otherwise its ranks make them, and ties never do:
 `all` every untied pair; `best_worst` one pair, a best against a worst completion; `adjacent` one
 pair for each two neighbouring ranks. Where equal ranks leave a choice, the completion listed first
-stands for its rank. Every pair counts once, so a comparison weighs by its number of pairs.
+stands for its rank. Every pair counts once, so a comparison weighs by its number of pairs, unless
+that is capped: K = 9 completions make 36 pairs, which say little more than a few drawn at random.
 """
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+
+import numpy as np
 
 from stages.contracts import UserError
 from stages.records.schemas import Comparison
@@ -21,6 +24,14 @@ def ordered_pairs(comparison: Comparison, rule: PairRule) -> list[Pair]:
     if comparison.pairs is not None:
         return [(better, worse) for better, worse, _margin in comparison.pairs]
     return _BY_RULE[rule](comparison.ranks)
+
+
+def draw_pairs(pairs: list[Pair], max_pairs: int | None, key: list[int]) -> list[Pair]:
+    """At most `max_pairs` of the pairs, in their order, drawn without replacement from `key`."""
+    if max_pairs is None or len(pairs) <= max_pairs:
+        return pairs
+    chosen = np.random.default_rng(key).permutation(len(pairs))[:max_pairs]
+    return [pairs[i] for i in sorted(chosen)]
 
 
 def check_weights(comparisons: Sequence[Comparison]) -> None:

@@ -12,7 +12,7 @@ from stages.lm.logprobs import response_logprobs
 from stages.lm.tokens import encode_prompt, encode_response
 from stages.records.schemas import Comparison
 from stages.step3_policy.config import PairRule
-from stages.step3_policy.pairs import Pair, ordered_pairs
+from stages.step3_policy.pairs import Pair, draw_pairs, ordered_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,9 +33,16 @@ def encode_comparisons(
     *,
     rule: PairRule,
     max_length: int,
+    max_pairs: int | None = None,
+    seed: int = 0,
 ) -> list[EncodedComparison]:
-    """Comparisons that have a pair left once completions too long, or without a token, are out."""
+    """Comparisons that have a pair left once completions too long, or without a token, are out.
+
+    max_pairs: how many pairs of one comparison are kept, drawn from `seed`; None for all.
+    """
     encoded = [_encode(tokenizer, record, rule, max_length) for record in comparisons]
+    for row, comparison in enumerate(encoded):
+        comparison.pairs = draw_pairs(comparison.pairs, max_pairs, [seed, row])
     return [comparison for comparison in encoded if comparison.pairs]
 
 

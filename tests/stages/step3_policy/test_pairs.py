@@ -5,7 +5,7 @@ import pytest
 from stages.contracts import UserError
 from stages.records.schemas import Comparison
 from stages.step3_policy.config import PairRule
-from stages.step3_policy.pairs import check_weights, ordered_pairs
+from stages.step3_policy.pairs import check_weights, draw_pairs, ordered_pairs
 
 
 def comparison(ranks, **fields):
@@ -63,3 +63,12 @@ def test_weighted_comparisons_are_refused():
     check_weights([comparison([1, 2])])
     with pytest.raises(UserError, match="does not weight"):
         check_weights([comparison([1, 2], weight=0.5)])
+
+
+def test_a_cap_draws_a_few_pairs_at_random():
+    pairs = ordered_pairs(comparison([1, 2, 3, 4, 5, 6]), PairRule.all)
+    drawn = [draw_pairs(pairs, 4, [0, row]) for row in range(50)]
+    assert all(len(set(few)) == 4 and set(few) <= set(pairs) for few in drawn)
+    assert {pair for few in drawn for pair in few} == set(pairs)
+    assert drawn[7] == draw_pairs(pairs, 4, [0, 7])
+    assert draw_pairs(pairs, None, [0]) == draw_pairs(pairs, 15, [0]) == pairs
