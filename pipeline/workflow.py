@@ -1,11 +1,12 @@
 """The workflow: which assets there are, what makes each, and what it reads.
 
-    demonstrations ──┬──────────────────────────────────┐
-    prompts ─────────┼────────┬─────────────────────────┼──────────┐
-                     │        │                         │          │
-    text ─► base ─► sft ─► completions ─► comparisons ─► reward_model ─► policy ─► evaluation
-     │        └───► ppo_init ◄─ demonstrations, text ───────────────────┘
-     └───────────────┴───────── pretraining text of ppo_init, policy and evaluation
+    text ─► base ─┬─► sft ─► completions ─► comparisons ─► reward_model ─► policy ─► evaluation
+                  └─► ppo_init ───────────────────────────────────────────┘
+
+    demonstrations ─► sft, ppo_init, reward_model
+    prompts ────────► completions, policy, evaluation
+    text ───────────► ppo_init, policy, evaluation
+    sft ────────────► reward_model, evaluation (the opponent in every win rate)
 
     policy reads    ppo         ppo_init, reward_model, prompts, text
                     dpo         sft, comparisons

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from stages.step0_base.config import BaseConfig
 from tests.pipeline.toys import ToyConfig, make, plan_of, toy_graph
 
 pytestmark = pytest.mark.usefixtures("without_torch")
+ROOT = Path(__file__).parents[2]
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -166,6 +169,16 @@ def test_too_little_disk_is_found_before_any_work(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, disk_estimate(plan) - 1))
     (fault,) = run_faults(plan, tmp_path / "run")
     assert "too little disk" in fault.what
+
+
+def test_planning_imports_nothing_heavy() -> None:
+    """A run with nothing to do is over in seconds."""
+    code = "import sys, pipeline.preflight, pipeline.scheduler\n"
+    code += "print({'torch', 'ray', 'pyarrow', 'transformers', 'trl'} & set(sys.modules))"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "set()"
 
 
 def test_the_size_of_a_llama() -> None:
