@@ -121,7 +121,8 @@ def full_names(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     full: dict[str, Any] = {}
     for asset, figures in metrics.items():
         for name, value in figures.items():
-            full[name if name.split(".")[0] in metrics else f"{asset}.{name}"] = value
+            group, dot, _ = name.partition(".")
+            full[name if dot and group in metrics else f"{asset}.{name}"] = value
     return full
 
 

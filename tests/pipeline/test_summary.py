@@ -64,6 +64,12 @@ def test_a_figure_of_another_asset_keeps_its_name():
     assert full_names(METRICS) == FIGURES
 
 
+def test_a_figure_may_be_called_as_an_asset():
+    """How many demonstrations sft saw is sft's figure."""
+    metrics = {"demonstrations": {"gold": 0.7}, "sft": {"demonstrations": 64.0}}
+    assert full_names(metrics) == {"demonstrations.gold": 0.7, "sft.demonstrations": 64.0}
+
+
 def test_the_summary_holds_measures_and_figures(tmp_path):
     run = record(Status.DONE, wall_s=12.3456, cpu_s=20.0, peak_pss_gb=1.5)
     written = write_summary(tmp_path, run, FIGURES)
