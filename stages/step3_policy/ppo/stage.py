@@ -65,7 +65,7 @@ def check_context(config: PpoConfig, model: Any) -> None:
     if wanted > limit:
         raise UserError(
             "prompt and response do not fit into the model's context",
-            got=f"max_prompt_tokens + max_response_tokens = {wanted}, the model has {limit} positions",
+            got=f"max_prompt_tokens + max_response_tokens = {wanted}, the model has {limit}",
             do=f"lower their sum to {limit} or less",
         )
 
