@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stages.lm.batching import SequenceBatch, collate, micro_batches
 
-TOKENS_PER_FORWARD = 16_384
+TOKENS_PER_FORWARD = 8_192
 
 
 @torch.no_grad()

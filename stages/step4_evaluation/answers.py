@@ -29,7 +29,7 @@ from stages.world.gold import gold_reward
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS_PER_FORWARD = 16_384
+TOKENS_PER_FORWARD = 8_192
 
 
 @dataclass(kw_only=True)

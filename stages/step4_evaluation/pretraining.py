@@ -16,7 +16,7 @@ from stages.records.tables import read_table
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENS_PER_FORWARD = 16_384
+TOKENS_PER_FORWARD = 8_192
 
 
 def read_documents(
