@@ -4,6 +4,7 @@ Because every executor goes through here, a reused process, a fresh one and the 
 the same weights.
 """
 
+import os
 import random
 import sys
 
@@ -14,6 +15,8 @@ def prepare_process(threads: int, seed: int) -> None:
     """Give this process `threads` compute threads, seed every generator, forget earlier stages."""
     import torch
 
+    # Stages tell of their progress through the journal; bars only fill their logs.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Else every `torch.empty` is filled with NaN: half the time of a small model's SFT step.
