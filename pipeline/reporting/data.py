@@ -46,8 +46,10 @@ def load_run(folder: Path) -> RunData:
         manifests=manifests,
         curves=_curves(record),
         figures=final_figures(record, manifests),
-        calibration=_evaluation_file(record, "calibration.json", []),
-        samples=_evaluation_file(record, "samples.json", []),
+        # Evaluation's, on the same pairs as its figures, where it is there already.
+        calibration=_file(record, "evaluation", "calibration.json", [])
+        or _file(record, "reward_model", "calibration.json", []),
+        samples=_file(record, "evaluation", "samples.json", []),
     )
 
 
@@ -64,7 +66,7 @@ def final_figures(record: RunRecord, manifests: Mapping[str, Manifest]) -> dict[
     """
     metrics: dict[str, dict[str, Any]] = {asset: {} for asset in record.stages}
     metrics |= {asset: dict(manifest.metrics) for asset, manifest in manifests.items()}
-    metrics.setdefault("evaluation", {}).update(_evaluation_file(record, "figures.json", {}))
+    metrics.setdefault("evaluation", {}).update(_file(record, "evaluation", "figures.json", {}))
     return full_names(metrics)
 
 
@@ -78,8 +80,8 @@ def _curves(record: RunRecord) -> dict[str, dict[str, Curve]]:
     return {asset: metrics for asset, metrics in curves.items() if metrics}
 
 
-def _evaluation_file(record: RunRecord, name: str, absent: T) -> T:
-    stage = record.stages.get("evaluation", StageRecord())
+def _file(record: RunRecord, asset: str, name: str, absent: T) -> T:
+    stage = record.stages.get(asset, StageRecord())
     path = Path(stage.folder) / name
     if stage.status not in READY or not path.exists():
         return absent

@@ -41,7 +41,7 @@ class Finding(StrEnum):
     """What the two curves say together."""
 
     OVER_OPTIMISED = "over-optimised"
-    HEALTHY = "healthy"
+    NOT_SEEN = "not over-optimised"
     UNDECIDED = "undecided"
 
 
@@ -69,7 +69,7 @@ class OverOptimisation:
         """Gold fell by more than its noise while the proxy rose: over-optimised."""
         if self.fall > STANDARD_ERRORS * self.noise:
             return Finding.OVER_OPTIMISED if self.proxy_rise > 0 else Finding.UNDECIDED
-        return Finding.HEALTHY
+        return Finding.NOT_SEEN
 
     @property
     def words(self) -> str:

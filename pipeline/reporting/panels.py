@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.reporting.data import Curve
 from pipeline.reporting.svg import DASHES, SERIES_COLORS, new_plot, styled, to_svg
@@ -22,7 +23,7 @@ class Panel:
     series: Mapping[str, str]
     caption: str = ""
     x_label: str = "step"
-    y_limits: tuple[float, float] | None = None
+    y_limits: tuple[float, float | None] | None = None
     logarithmic: bool = False  # the steps
 
 
@@ -56,10 +57,11 @@ def _draw(name: str, panel: Panel, found: Mapping[str, Curve]) -> Markup:
             draw_curve(axes, curve, panel.series[metric], order.index(metric))
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
         axes.ticklabel_format(axis="y", useOffset=False)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
         if panel.logarithmic:
             axes.set_xscale("log", base=2)
         if panel.y_limits:
-            axes.set_ylim(panel.y_limits)
+            axes.set_ylim(*panel.y_limits)
         if len(found) > 1 or len(order) > 1:
             axes.legend()
         return to_svg(figure, name, f"{panel.title}: {panel.y_label} along the {panel.x_label}")

@@ -78,6 +78,7 @@ PPO = (
         {"policy/clip_fraction": "policy"},
         "Tokens whose ratio left the clip range: near zero steps are small, above 0.3 too large.",
         ITERATION,
+        (0.0, None),
     ),
     Panel(
         "Explained variance",
