@@ -60,13 +60,13 @@ def run_workflow(config: PipelineConfig, composed: DictConfig, command: str, met
     """
     folder = run_folder(config)
     plan = _checked_plan(config, folder)
-    with locked(folder):
+    with locked(folder), terminal() as stream:
         _write_config(composed, folder, command)
         remember_run(plan.store.root, folder)
         record = RunRecord(
             run=folder.name, command=command, started=time.time(), departures=departures(config)
         )
-        driver = _Driver(config, plan, folder, record, meter, console(terminal()))
+        driver = _Driver(config, plan, folder, record, meter, console(stream))
         driver.run()
         driver.say_what_was_reached()
 

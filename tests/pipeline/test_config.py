@@ -1,0 +1,221 @@
+"""Every option composes and types; all that a user gets wrong is named, with the nearest name."""
+
+import re
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from omegaconf import OmegaConf
+
+from pipeline.arithmetic import batch_arithmetic, departures
+from pipeline.composition import CONF, all_keys, compose, register_schemas
+from pipeline.config import PipelineConfig, run_folder, run_id, selection, stage_configs
+from pipeline.errors import FaultsError
+from stages.contracts import UserError
+from stages.step3_policy.config import BestOfNConfig, DpoConfig
+from stages.step3_policy.ppo.config import PpoConfig
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+GROUPS = sorted({str(path.parent.relative_to(CONF)) for path in CONF.rglob("*/*.yaml")})
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "align"), list(product(options("experiment"), options("align")))
+)
+@pytest.mark.parametrize("base", options("base"))
+def test_every_experiment_composes_with_every_align_and_base(
+    experiment: str, align: str, base: str, model_folder: Path
+) -> None:
+    chosen = [f"+experiment={experiment}", f"align={align}", f"base={base}"]
+    config = compose([*chosen, *([f"base.path={model_folder}"] if base == "folder" else [])])
+    kinds = {"dpo": DpoConfig, "best_of_n": BestOfNConfig, "ppo": PpoConfig, "ppo_ptx": PpoConfig}
+    assert type(config.align) is kinds[align]
+    assert config.base.kind == base
+    assert config.name == experiment
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    [(g, o) for g in GROUPS if g not in ("experiment", "align", "base") for o in options(g)],
+)
+def test_every_other_option_composes(group: str, option: str) -> None:
+    assert isinstance(compose([f"{group}={option}"]), PipelineConfig)
+
+
+def test_the_ptx_coefficient_tells_ppo_from_ppo_ptx() -> None:
+    plain, mixed = compose(["align=ppo"]).align, compose(["align=ppo_ptx"]).align
+    assert isinstance(plain, PpoConfig)
+    assert isinstance(mixed, PpoConfig)
+    assert (plain.ptx_coef, plain.policy_lr) == (0.0, mixed.policy_lr)
+    assert mixed.ptx_coef > 0
+
+
+def test_scales_have_the_same_keys_and_every_key_is_read() -> None:
+    files = {name: OmegaConf.load(CONF / "scale" / f"{name}.yaml") for name in options("scale")}
+    keys = {name: sorted(leaves(OmegaConf.to_container(file))) for name, file in files.items()}
+    assert keys["paper"] == keys["world"]
+    text = "".join(path.read_text() for path in CONF.rglob("*.yaml"))
+    read = set(re.findall(r"\$\{scale\.([a-z_.]+)\}", text))
+    assert read == set(keys["paper"])
+
+
+def leaves(tree: object, path: str = "") -> list[str]:
+    if not isinstance(tree, dict):
+        return [path]
+    return [leaf for key, node in tree.items() for leaf in leaves(node, f"{path}.{key}".strip("."))]
+
+
+def test_the_papers_scale_departs_from_nothing_the_paper_says() -> None:
+    """Mutation: any value of conf/scale/paper.yaml changed."""
+    ours = {"align.gold", "align.generation_batch_size", "base.max_length"}
+    changed = {
+        key for key in departures(compose(["scale=paper"])) if not re.search("per_batch", key)
+    }
+    assert changed - {"align.sequences_per_batch"} <= ours
+
+
+def test_paper_arithmetic() -> None:
+    """Appendix C: 256k episodes are 500 iterations and 4,000 updates.
+
+    The reward model's prompts come out of PPO's 31,144 here, so its steps are 31,144 / 64 = 487.
+    """
+    table = batch_arithmetic(compose(["scale=paper"]))
+    numbers = {(stage, q.name): q.value for stage, rows in table.items() for q in rows}
+    assert numbers["policy", "episodes"] == 256_000
+    assert numbers["policy", "optimizer steps"] == 4_000
+    assert numbers["policy", "minibatches an iteration"] == 8
+    assert numbers["policy", "ptx documents"] == 8 * 256_000
+    assert numbers["reward_model", "optimizer steps"] == 487
+    assert numbers["sft", "optimizer steps"] == 16 * 398  # 12,725 / 32, the last batch not full
+
+
+def test_ppo_init_may_be_the_sft_asset() -> None:
+    assert "ppo_init" in stage_configs(compose())
+    assert "ppo_init" not in stage_configs(compose(["ppo_init=same_as_sft"]))
+
+
+def test_selection_of_the_graph() -> None:
+    chosen = selection(compose(["to_stage=sft", "force=[base]", "given.text=somewhere"]))
+    assert (chosen.to_stage, chosen.force) == ("sft", ("base",))
+    assert chosen.given == {"text": "somewhere"}
+
+
+SAME_RUN = [
+    "store=elsewhere",
+    "executor=local",
+    "tracking=table",
+    "cluster.num_cpus=7",
+    "align.checkpoint_every=3",
+    "force=[sft]",
+    "runs_dir=there",
+]
+OTHER_RUN = [
+    "seed=1",
+    "align.kl_coef=0.5",
+    "align=dpo",
+    "to_stage=sft",
+    "given.base=x",
+    "scale=paper",
+]
+
+
+@pytest.mark.parametrize("override", SAME_RUN)
+def test_what_cannot_change_the_result_keeps_the_run_id(override: str) -> None:
+    assert run_id(compose([override])) == run_id(compose())
+
+
+@pytest.mark.parametrize("override", OTHER_RUN)
+def test_what_changes_the_result_changes_the_run_id(override: str) -> None:
+    assert run_id(compose([override])) != run_id(compose())
+
+
+def test_run_id_and_folder() -> None:
+    config = compose(["+experiment=tiny"])
+    assert re.fullmatch(r"tiny-[0-9a-f]{8}", run_id(config))
+    assert run_folder(config) == Path("runs") / run_id(config)
+    assert run_folder(compose(["run_dir=mine"])) == Path("mine")
+
+
+# overrides, what the error says, what to do
+FAULTS = [
+    ("+align.klcoef=1", "unknown config key", "did you mean align.kl_coef?"),
+    ("+foo=1", "unknown config key", "one of "),
+    ("+sead=1", "unknown config key", "did you mean seed?"),
+    ("+scale.ppo.iteration=1", "unknown config key", "did you mean scale.ppo.iterations?"),
+    (
+        "+comparisons.labeler.nois=1",
+        "unknown config key",
+        "did you mean comparisons.labeler.noise?",
+    ),
+    ("align.policy_lr=fast", "wrong value for the config key align.policy_lr", "give a number"),
+    ("completions.k_max=4.5", "wrong value for the config key completions.k_max", "a whole number"),
+    ("base.path=[1]", "wrong value for the config key base.path", "a text or null"),
+    ("executor.kind=slurm", "wrong value for the config key executor.kind", "one of ray, local"),
+    ("align.kl_placement=REWARD", "wrong value for the config key align.kl_placement", "one of"),
+    ("align.kind=grpo", "unknown align.kind", "one of best_of_n, dpo, ppo"),
+    ("align.policy_lr=-1", "align.policy_lr must be positive", "set policy_lr above 0"),
+    ("sft.lr=-1e-5", "sft.lr must be positive", "set lr above 0"),
+    ("completions.k_min=1", "completions.k_min must be at least 2", "a comparison needs"),
+    ("align.minibatch_size=33", "align.minibatch_size must divide", "minibatch_size=32"),
+    ("comparisons.labeler.noise=-1", "comparisons.labeler.noise must not be negative", "0 switch"),
+    ("data.prompts=mine", "data.prompts is a group of settings", "data/prompts=mine"),
+    ("sft=null", "sft is a group of settings", "sft.KEY=VALUE"),
+    ("seed=${nothing}", "the config key seed refers to a key that is not there", "existing key"),
+]
+
+
+@pytest.mark.parametrize(("override", "what", "do"), FAULTS)
+def test_faults_are_named_with_what_to_do(override: str, what: str, do: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_as_the_command_line_does(override)
+    assert what in caught.value.what
+    assert do in caught.value.do
+
+
+def compose_as_the_command_line_does(override: str) -> PipelineConfig:
+    """`sft=null` never reaches us from the command line (Hydra drops the group): set it here."""
+    if override != "sft=null":
+        return compose([override])
+    from pipeline.composition import typed
+
+    register_schemas()
+    with initialize_config_module(config_module="conf", version_base="1.3"):
+        composed = hydra_compose("config")
+    composed.sft = None
+    return typed(composed)
+
+
+def test_a_missing_base_model_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(["base=folder", f"base.path={tmp_path / 'nothing'}"])
+    assert caught.value.what == "base.path is no model folder"
+    assert caught.value.got == str(tmp_path / "nothing")
+
+
+def test_all_faults_come_in_one_report() -> None:
+    wrong = ["+align.klcoef=1", "sft.lr=-1", "completions.k_min=1", "reward_model.lr=abc"]
+    with pytest.raises(FaultsError) as caught:
+        compose(wrong)
+    text = str(caught.value)
+    assert len(caught.value.faults) == 4
+    for key in ("align.klcoef", "sft.lr", "completions.k_min", "reward_model.lr"):
+        assert key in text
+
+
+def test_all_keys_holds_variants_and_the_scale() -> None:
+    known = all_keys()
+    for key in ("align.kl_coef", "align.beta", "align.n", "scale.ppo.iterations", "data.text.seed"):
+        assert key in known
