@@ -28,15 +28,19 @@ class BaseConfig(StageConfig):
     max_words: int = 8_192
     hidden_size: int = 128
     intermediate_size: int = 344
-    num_layers: int = 4
-    num_heads: int = 4
+    num_layers: int = 3
+    num_heads: int = 2
     max_length: int = 128  # tokens of prompt and response together
+    # Transformers' own 0.02 and 10,000 suit wide models and long texts: with them this one had not
+    # learnt to copy a word after 500 steps of 2,048 tokens; with these it had after 300.
+    init_std: float = 0.08
+    rope_theta: float = 300.0
 
-    steps: int = 500
-    batch_size: int = 32  # blocks a step
+    steps: int = 1200
+    batch_size: int = 16  # blocks a step
     block_length: int = 64  # tokens a block: documents end to end, cut into blocks
-    lr: float = 2e-3
-    warmup_steps: int = 30
+    lr: float = 3e-3
+    warmup_steps: int = 40
     final_lr_factor: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
@@ -63,7 +67,7 @@ class BaseConfig(StageConfig):
 
     def _check_ranges(self) -> None:
         if not self.lr > 0:
-            raise UserError("base.lr must be positive", got=str(self.lr), do="for example 2e-3")
+            raise UserError("base.lr must be positive", got=str(self.lr), do="for example 3e-3")
         if min(self.steps, self.batch_size, self.block_length) < 1:
             got = (
                 f"steps={self.steps} batch_size={self.batch_size} block_length={self.block_length}"

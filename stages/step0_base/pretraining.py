@@ -37,6 +37,8 @@ def new_llama(config: BaseConfig, tokenizer: "PreTrainedTokenizerBase") -> "Llam
             num_attention_heads=config.num_heads,
             num_key_value_heads=config.num_heads,
             max_position_embeddings=config.max_length,
+            initializer_range=config.init_std,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,

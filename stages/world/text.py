@@ -18,7 +18,7 @@ def write_document(rng: Random, instruction_share: float) -> str:
     """One document of 5 to 40 words."""
     if rng.random() < instruction_share:
         return " ".join(_instruction(rng))
-    write = rng.choices((_tale, _facts, _members, _numbers, _echo), weights=(9, 4, 2, 2, 1))[0]
+    write = rng.choices((_tale, _facts, _members, _numbers, _chant), weights=(6, 4, 2, 2, 4))[0]
     return " ".join(write(rng))
 
 
@@ -48,8 +48,10 @@ def _numbers(rng: Random) -> list[str]:
     return enumerated(row if rng.random() < 0.5 else row[::-1])
 
 
-def _echo(rng: Random) -> list[str]:
-    return [rng.choice(ANIMALS + THINGS)] * rng.randint(2, 5) + ["."]
+def _chant(rng: Random) -> list[str]:
+    """A row of words, the same word allowed again, sung two or three times."""
+    row = rng.choices(ANIMALS + THINGS + PLACES + COLORS, k=rng.randint(1, 6))
+    return [*row * rng.randint(2, 3), "."]
 
 
 def _instruction(rng: Random) -> list[str]:
