@@ -11,6 +11,7 @@ never seen. All of a store lies in one file system.
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from pipeline.manifest import (
     read_artifact,
     write_manifest,
 )
+from stages.contracts import UserError
 
 KEY_DIGITS = 16
 RESERVED = ("work", "locks")
@@ -101,11 +103,13 @@ class Store:
         check_sizes(artifact)
         return artifact
 
-    def newest(self, asset: str) -> Artifact | None:
-        """The artifact of this kind that was published last."""
-        manifests = (self.root / asset).glob(f"*/{MANIFEST_FILE}")
-        latest = max(manifests, key=lambda path: path.stat().st_mtime, default=None)
-        return read_artifact(latest.parent) if latest else None
+    def newest(self, asset: str, stage: str) -> Artifact | None:
+        """The artifact of this kind that was published last, by the same stage if there is one."""
+        manifests = list((self.root / asset).glob(f"*/{MANIFEST_FILE}"))
+        manifests.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        artifacts = list(_readable(path.parent for path in manifests))
+        same_stage = [found for found in artifacts if found.manifest.parts.stage == stage]
+        return next(iter(same_stage + artifacts), None)
 
     def publish(self, work: WorkFolder, manifest: Manifest) -> Path:
         """Make `work.out` the artifact, replacing an older one of the same name; ends the work."""
@@ -121,10 +125,12 @@ class Store:
         return target
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Everything that was published."""
-        for path in sorted(self.root.glob(f"*/*/{MANIFEST_FILE}")):
-            if path.parent.parent.name not in RESERVED:
-                yield read_artifact(path.parent)
+        """Everything that was published and can be read."""
+        yield from _readable(self._published())
+
+    def _published(self) -> list[Path]:
+        manifests = sorted(self.root.glob(f"*/*/{MANIFEST_FILE}"))
+        return [path.parent for path in manifests if path.parent.parent.name not in RESERVED]
 
     def lineage(self, artifact: Artifact) -> dict[str, Artifact]:
         """The artifact and all it descends from, by fingerprint, as far as the store has them."""
@@ -138,12 +144,19 @@ class Store:
     def unneeded(self, kept: Iterable[str]) -> list[Path]:
         """Folders of artifacts and work under no `kept` fingerprint, where nobody works."""
         keys = {fingerprint[:KEY_DIGITS] for fingerprint in kept}
-        published = [artifact.folder for artifact in self.artifacts()]
         works = [path for path in (self.root / "work").glob("*") if path.is_dir()]
-        return [path for path in published + works if path.name not in keys and self._idle(path)]
+        folders = self._published() + works
+        return [path for path in folders if path.name not in keys and self._idle(path)]
 
     def _idle(self, folder: Path) -> bool:
         return is_free(self.lock_path(folder.name))
+
+
+def _readable(folders: Iterable[Path]) -> Iterator[Artifact]:
+    """Leaves out what has a broken manifest: whoever needs that artifact gets the error."""
+    for folder in folders:
+        with suppress(UserError):
+            yield read_artifact(folder)
 
 
 def folder_size(folder: Path) -> int:

@@ -146,9 +146,10 @@ def _external_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str | 
 
 def differences(now: Parts, before: Parts) -> list[str]:
     """What changed from `before` to `now`, a line each, in words."""
-    found = [f"stage {before.stage} -> {now.stage}"] if now.stage != before.stage else []
+    if now.stage != before.stage:
+        return [f"stage {before.stage} -> {now.stage}"]
     config = _changed(_flat(before.config), _flat(now.config))
-    found += [f"config {key}: {old} -> {new}" for key, (old, new) in config.items()]
+    found = [f"config {key}: {old} -> {new}" for key, (old, new) in config.items()]
     found += [f"code of {module}" for module in _changed(before.code, now.code)]
     packages = _changed(before.packages, now.packages)
     found += [f"package {name}: {old} -> {new}" for name, (old, new) in packages.items()]

@@ -168,7 +168,7 @@ def _why(asset: str, parts: Parts, store: Store, forced: bool) -> str:
     """Why an asset is made: forced, never made, or what differs from the one made last."""
     if forced:
         return "forced"
-    newest = store.newest(asset)
+    newest = store.newest(asset, parts.stage)
     if newest is None:
         return "not made yet"
     changed = differences(parts, newest.manifest.parts)

@@ -8,7 +8,8 @@ import pytest
 from pipeline.artifacts import Store
 from pipeline.locks import Holder, lock
 from pipeline.manifest import Artifact
-from tests.pipeline.toys import ToyConfig, make, plan_of, toy_graph
+from pipeline.workflow import Selection
+from tests.pipeline.toys import ToyConfig, make, number, plan_of, toy_graph
 
 pytestmark = pytest.mark.usefixtures("without_torch")
 
@@ -36,10 +37,16 @@ def test_lineage_reaches_the_first_ancestors(tmp_path: Path) -> None:
     assert sorted(kinds) == ["evaluation", "left", "right", "total"]
 
 
-def test_newest_is_the_last_published(tmp_path: Path) -> None:
-    for value in (1, 2):
-        newest = make(tmp_path, toy_graph(left=ToyConfig(value=value))).artifacts()["left"]
-    assert Store(tmp_path / "artifacts").newest("left") == newest
+def test_newest_is_the_last_published_by_the_same_stage_if_there_is_one(tmp_path: Path) -> None:
+    for function in ("number", "another_number"):
+        for value in (1, 2):
+            graph = toy_graph(function, left=ToyConfig(value=value))
+            newest = make(tmp_path, graph, Selection(to_stage="left")).artifacts()["left"]
+    store = Store(tmp_path / "artifacts")
+    assert store.newest("left", "an unknown stage") == newest
+    earlier = store.newest("left", f"left by {number.__module__}:number")
+    assert earlier is not None
+    assert earlier.manifest.config["value"] == 2
 
 
 def test_what_no_kept_run_needs_can_go(tmp_path: Path) -> None:

@@ -41,6 +41,10 @@ def number(config: ToyConfig, *, out: Path, context: Context) -> Report:
     return _write(config.value, config, out, context)
 
 
+def another_number(config: ToyConfig, *, out: Path, context: Context) -> Report:
+    return _write(config.value, config, out, context)
+
+
 def total(config: ToyConfig, *, left: Path, right: Path, out: Path, context: Context) -> Report:
     return _write(_read(left) + _read(right) + config.value, config, out, context)
 
