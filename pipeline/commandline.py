@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import hydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -20,23 +21,31 @@ from pipeline.errors import nearest, raise_faults
 from pipeline.runs import all_runs
 from stages.contracts import InterruptedRunError, UserError
 
+SWEEP = {"-m", "--multirun"}
 TAKE_A_RUN = ("show", "report", "chat")
 
 
-def with_config(
-    arguments: Sequence[str], task: Callable[[PipelineConfig, DictConfig], None]
-) -> None:
+Task = Callable[[PipelineConfig, DictConfig], None]
+
+
+def with_config(arguments: Sequence[str], task: Task) -> None:
     """Let Hydra read `arguments`, then call `task` with the typed and the composed config.
 
-    In a sweep (`-m`) the task is called once a combination.
+    In a sweep (`-m`) the task is called once a combination, after all of them were found right.
 
     Raises:
         UserError: what Hydra or the dataclasses refuse.
     """
     register_schemas()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hand us the exception: else Hydra prints it and exits
-    sys.argv = [sys.argv[0], *arguments]
+    if SWEEP & set(arguments):
+        with TemporaryDirectory() as folder:
+            _through_hydra([*arguments, f"hydra.sweep.dir={folder}"], lambda *_: None)
+    _through_hydra(arguments, task)
 
+
+def _through_hydra(arguments: Sequence[str], task: Task) -> None:
+    sys.argv = [sys.argv[0], *arguments]
     failures: list[Exception] = []
 
     def run_task(composed: DictConfig) -> None:
