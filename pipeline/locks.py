@@ -88,6 +88,8 @@ def is_waiting(path: Path, token: str) -> bool:
 
 def is_free(path: Path) -> bool:
     """Whether nobody holds the lock now."""
+    if not _beside(path, "lock").exists():
+        return True
     file_lock = FileLock(_beside(path, "lock"))
     if free := _try(file_lock):
         file_lock.release()
