@@ -52,14 +52,14 @@ class PpoLoop:
         done, state = resume(checkpoints, self.roles, self.config, self.context.journal)
         self.context.journal.start(self.config.iterations, "iterations")
         if done == 0:
-            self.validate(state, done)
+            self.context.journal.log(0, self.validate(state, done))
         while done < self.config.iterations:
             figures = self.iterate(done, state.kl_coef)
             done += 1
-            self.tell(figures, done)
             state.kl_coef = next_kl_coef(self.config, state.kl_coef, figures["rollout/kl"])
             if done % self.config.validation_every == 0 or done == self.config.iterations:
-                self.validate(state, done)
+                figures |= self.validate(state, done)
+            self.tell(figures, done)
             self.keep(checkpoints, state, done)
         return state
 
@@ -113,12 +113,12 @@ class PpoLoop:
             policy.average.update(policy.model)
         return figures
 
-    def validate(self, state: LoopState, done: int) -> None:
-        """Validate, log, and remember the best."""
+    def validate(self, state: LoopState, done: int) -> Figures:
+        """Judge the policy on validation prompts; remember the best."""
         validation = validate(self.roles, self.data, self.config)
         state.note_validation(validation.figures, self.roles.policy, self.config.select, done)
-        self.context.journal.log(done, validation.figures)
         self.context.journal.table(done, "samples", validation.samples)
+        return validation.figures
 
     def tell(self, figures: Figures, done: int) -> None:
         """Log the iteration and move the bar."""

@@ -54,7 +54,8 @@ def experience_figures(experience: Experience) -> Figures:
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - Var(returns - values) / Var(returns): 1 is perfect, 0 no better than a constant."""
-    return 1.0 - masked_variance(returns - values, mask) / masked_variance(returns, mask)
+    spread = masked_variance(returns, mask).clamp_min(1e-8)  # equal returns: nothing to explain
+    return 1.0 - masked_variance(returns - values, mask) / spread
 
 
 def mean_figures(updates: Sequence[Mapping[str, float]]) -> Figures:

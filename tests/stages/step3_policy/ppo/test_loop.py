@@ -13,7 +13,7 @@ from stages.contracts import UserError
 from stages.lm.batching import SequenceBatch
 from stages.lm.logprobs import document_loss, response_logprobs
 from stages.lm.tokens import encode_text
-from stages.step3_policy.ppo.config import EmaUnit, KlController, MissingEos, PpoConfig
+from stages.step3_policy.ppo.config import EmaUnit, Gold, KlController, MissingEos, PpoConfig
 from stages.step3_policy.ppo.experience import Experience, minibatch_rows
 from stages.step3_policy.ppo.loop import PpoLoop, make_experience, next_kl_coef, policy_lr
 from stages.step3_policy.ppo.losses import policy_losses
@@ -120,11 +120,28 @@ def test_every_figure_is_logged_under_its_name(make_loop: Callable[..., PpoLoop]
     loop.train()
     lines = (loop.context.checkpoints.parent / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    iterations = [r for r in records if "kl_coef" in r["values"]]
-    validations = [r for r in records if "validation/proxy" in r["values"]]
-    assert [set(r["values"]) for r in iterations] == [LOGGED] * 2
-    assert [r["step"] for r in validations] == [0, 2]
-    assert set(validations[0]["values"]) == {"validation/proxy", "validation/kl"}
+    validated = {"validation/proxy", "validation/kl"}
+    found = {record["step"]: set(record["values"]) for record in records}
+    assert found == {0: validated, 1: LOGGED, 2: LOGGED | validated}
+    assert len(records) == 3
+
+
+def test_gold_is_logged_and_never_trained_on(
+    make_loop: Callable[..., PpoLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: gold instead of the reward model's scores in `make_experience`."""
+    monkeypatch.setattr("stages.world.gold.gold_reward", lambda prompt, text, finished: finished)
+    plain, watched = (
+        make_loop("plain", iterations=2),
+        make_loop("gold", iterations=2, gold=Gold.world),
+    )
+    for loop in (plain, watched):
+        loop.train()
+    torch.testing.assert_close(weights(plain), weights(watched), rtol=0, atol=0)
+    lines = (watched.context.checkpoints.parent / "metrics.jsonl").read_text().splitlines()
+    start, first, *_ = (json.loads(line)["values"] for line in lines)
+    assert first["rollout/gold_mean"] == first["rollout/eos_rate"]
+    assert 0.0 <= start["validation/gold"] <= 1.0
 
 
 def test_non_finite_values_stop_the_step_and_keep_the_batch(
