@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+from tests.metrics_page import curves_part, documented_curves, undocumented_figures
+
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for top in ("stages", "reward") for path in sorted((ROOT / top).rglob("*.py"))]
 CURVE = re.compile(r"[a-z_0-9]+/[a-z_0-9]+")
@@ -14,9 +16,11 @@ WITHOUT_GROUP = {"grad_norm", "lr", "kl_coef"}
 def test_every_logged_metric_is_defined():
     """Red when a metric is renamed in the source alone."""
     exact, patterns = logged()
-    missing = sorted(exact - documented())
+    missing = sorted(exact - documented_curves())
     assert not missing, f"define these in docs/metrics.md: {missing}"
-    unmatched = [p for p in patterns if not any(re.fullmatch(p, name) for name in documented())]
+    unmatched = [
+        p for p in patterns if not any(re.fullmatch(p, name) for name in documented_curves())
+    ]
     assert not unmatched, f"no metric in docs/metrics.md has the form {unmatched}"
 
 
@@ -26,7 +30,7 @@ def test_every_defined_metric_is_logged():
     known = exact | WITHOUT_GROUP
     stale = [
         name
-        for name in sorted(documented())
+        for name in sorted(documented_curves())
         if name not in known and not any(re.fullmatch(p, name) for p in patterns)
     ]
     assert not stale, f"docs/metrics.md defines what nothing logs: {stale}"
@@ -46,23 +50,22 @@ def test_the_report_draws_only_defined_metrics():
         for name in p.series
     }
     drawn |= {name for source in REWARDS for name in (source.kl, source.proxy, source.gold)}
-    assert drawn <= documented()
+    assert drawn <= documented_curves()
 
 
 def test_every_metric_has_formula_unit_and_range():
-    for line in (
-        (ROOT / "docs" / "metrics.md").read_text().split("## Final figures")[0].splitlines()
-    ):
+    for line in curves_part().splitlines():
         if line.startswith("| `"):
             cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
             assert len(cells) == 4, line
             assert all(cells), line
 
 
-def documented() -> set[str]:
-    """The names in the first column of the curves' tables."""
-    curves = (ROOT / "docs" / "metrics.md").read_text().split("## Final figures")[0]
-    return set(re.findall(r"^\| `([^`]+)` \|", curves, flags=re.MULTILINE))
+def test_the_forms_of_final_figures_tell_names_apart():
+    known = {"wall_s": 1.0, "evaluation": {"policy_gold_mean": 0.8}, "sft": {"selected_epoch": 3}}
+    assert undocumented_figures(known) == []
+    unknown = {"evaluation": {"nobody_gold_mean": 0.8}, "sft": {"mood": 1.0}}
+    assert undocumented_figures(unknown) == ["evaluation.nobody_gold_mean", "sft.mood"]
 
 
 def logged() -> tuple[set[str], list[str]]:

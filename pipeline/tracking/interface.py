@@ -57,4 +57,4 @@ class Tracker(Protocol):
         """Name an artifact with its lineage."""
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        """The run is over; `summary` is the content of summary.json."""
+        """The run is over; `summary`: of summary.json, empty for a run that did not finish."""

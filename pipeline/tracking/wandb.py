@@ -44,9 +44,9 @@ class WandbTracker:
             self._log_artifact(artifact)
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary and end the W&B run."""
+        """Write the summary and end the W&B run; one without a summary is marked as failed."""
         self._run.summary.update(dict(summary))
-        self._run.finish()
+        self._run.finish(exit_code=0 if summary else 1)
 
     def _is_known(self, name: str) -> bool:
         if self._store is None:  # offline, use_artifact raises

@@ -45,7 +45,7 @@ def test_gold_that_falls_while_the_proxy_rises_is_over_optimised():
     assert "Gold fell while the proxy rose" in found.words
 
 
-def test_gold_that_rises_is_healthy():
+def test_gold_that_rises_is_not_over_optimised():
     found = measure(curves(rising, rising, noise=0.002))
     assert found.finding is Finding.NOT_SEEN
     assert "No over-optimisation" in found.words

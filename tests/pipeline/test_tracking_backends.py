@@ -68,6 +68,7 @@ def test_wandb_continues_one_run_and_repeats_no_step(tmp_path, run_folder):
     assert [v["_step"] for v in history] == [1, 2, 3, 4, 5, 6]
     metrics = {r.metric.glob_name: r.metric.step_metric for r in records if r.HasField("metric")}
     assert metrics["sft/*"] == "sft/step"
+    assert [r.exit.exit_code for r in records if r.HasField("exit")] == [1, 0]
     assert any("evaluation" in str(r.summary) and "3.5" in str(r.summary) for r in records)
 
 
@@ -203,6 +204,7 @@ def sft_artifact(folder: Path, *, made_here: bool = True) -> LoggedArtifact:
 
 def wandb_records(path: Path) -> list:
     """The records of an offline log: headers (checksum, length, part), in 32 KiB blocks."""
+    wandb.teardown()  # W&B's own process writes the last records when it ends
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, position, pending, records = path.read_bytes(), 7, b"", []
