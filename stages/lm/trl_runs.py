@@ -58,6 +58,7 @@ def common_arguments(
         "use_cpu": True,
         "bf16": False,
         "activation_checkpointing": False,
+        "use_cache": True,  # only what the saved config says; TRL's losses run without a cache
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
         "logging_strategy": "no",
@@ -103,6 +104,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         self.run, self.context = run, context
         self.interrupted = False
         self._extra: dict[str, float] = {}
+        self._shown: dict[str, float] = {}
         self._last_log = (0, 0.0)
 
     def on_train_begin(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
@@ -122,7 +124,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
         due = last or step % self.run.log_every == 0
         control.should_log = due or control.should_save or bool(self._extra)
         control.should_training_stop = control.should_training_stop or self.interrupted
-        self.context.journal.advance(step)
+        self.context.journal.advance(step, self._shown)
 
     def on_log(
         self, _args: Any, state: Any, _control: Any, logs: dict[str, float], **_: Any
@@ -138,7 +140,7 @@ class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is u
             "time/step_s": (now - self._last_log[1]) / (step - self._last_log[0]),
         }
         self.context.journal.log(step, {**figures, **self.run.figures(logs), **self._extra})
-        self._last_log = (step, now)
+        self._last_log, self._shown = (step, now), {"loss": logs["loss"]}
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         """The checkpoint is written: mark it, then drop the one before."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stages.contracts import Context, UserError
+from stages.lm.optimisation import NonFiniteError
 from stages.lm.process import prepare_process
 from stages.step1_sft.config import SftConfig
 from stages.step1_sft.fine_tuning import fine_tune, ordered_dataset
@@ -103,6 +104,16 @@ def test_rows_keep_their_labels_in_any_order():
     expected = {tuple(sequence.input_ids): sequence.labels for sequence in SEQUENCES}
     assert len(rows) == 6
     assert all(expected[tuple(row["input_ids"])] == row["labels"] for row in rows)
+
+
+def test_a_non_finite_gradient_stops_before_the_step(tiny_model, tiny_tokenizer, tmp_path):
+    """Fails if the trainer's own filter hides it: the weights would then be NaN."""
+    with torch.no_grad():
+        tiny_model.model.norm.weight[0] = float("inf")
+    before = tiny_model.lm_head.weight.clone()
+    with pytest.raises(NonFiniteError, match="gradient norm"):
+        fit(tiny_model, tiny_tokenizer, tiny_config(), tmp_path)
+    assert torch.equal(tiny_model.lm_head.weight, before)
 
 
 def test_fewer_sequences_than_a_batch_is_the_users_fault(tiny_model, tiny_tokenizer, tmp_path):

@@ -71,6 +71,12 @@ def test_every_epoch_is_kept_and_the_best_is_the_model(whole):
     load_causal_lm(folder / "out" / "model")
 
 
+def test_the_saved_config_is_the_bases(whole, tiny_model_folder):
+    """Fails if the trainer's own settings stay in it: without a cache, generation crawls."""
+    saved = json.loads((whole[0] / "out" / "model" / "config.json").read_text())
+    assert saved == json.loads((tiny_model_folder / "model" / "config.json").read_text())
+
+
 def test_the_epoch_of_lowest_validation_loss_is_chosen(tmp_path, tiny_model, tiny_tokenizer):
     """Fails if the last or the first epoch is taken, or the highest loss."""
     keeper = sft.EpochKeeper(tmp_path / "epochs", [1, 2, 3], [], tiny_tokenizer)
