@@ -16,8 +16,8 @@ from pipeline.summary import SUMMARY_FILE, read_run
 
 HEADLINES = {
     "win rate": ("evaluation", "policy_win_rate_vs_sft"),
-    "gold": ("evaluation", "policy_gold"),
-    "SFT gold": ("evaluation", "sft_gold"),
+    "gold": ("evaluation", "policy_gold_mean"),
+    "SFT gold": ("evaluation", "sft_gold_mean"),
     "KL": ("evaluation", "policy_kl"),
     "RM accuracy": ("reward_model", "accuracy_gold"),
 }

@@ -93,6 +93,6 @@ def _table(*headings: str) -> Table:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return " to ".join(_short(item) for item in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() else f"{value:.4g}"
+    return str(value)
