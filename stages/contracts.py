@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,15 @@ def no_effect(default: Any) -> Any:
 
 
 def external_input(default: Any) -> Any:
-    """A config field that names a file or folder of the user's: its content counts, not its name."""
+    """A config field that names a file or folder: its content counts, not its name."""
     return field(default=default, metadata={"external": True})
+
+
+class GoldKind(StrEnum):
+    """A known true reward: logged and judged by, never trained on."""
+
+    none = "none"
+    world = "world"
 
 
 @dataclass(kw_only=True)
@@ -51,6 +59,39 @@ class StageConfig:
 
     seed: int = 0
     threads: int = 1
+
+
+def check_positive(config: StageConfig, *names: str) -> None:
+    """Refuse a value that is not above zero; the error names the key."""
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:
+            raise UserError(f"{name} must be positive", got=str(value), do=f"set {name} above 0")
+
+
+def check_share(config: StageConfig, *names: str) -> None:
+    """Refuse a value outside [0, 1]; the error names the key."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} must lie in [0, 1]", got=str(value), do=f"mend {name}")
+
+
+def check_divides(config: StageConfig, part: str, whole: str) -> None:
+    """Refuse a `part` that does not divide `whole`; the error names the nearest that does."""
+    number, total = getattr(config, part), getattr(config, whole)
+    if total % number:
+        raise UserError(
+            f"{part} must divide {whole}",
+            got=f"{total} in parts of {number}",
+            do=f"the nearest that does: {part}={nearest_divisor(total, number)}",
+        )
+
+
+def nearest_divisor(whole: int, wanted: int) -> int:
+    """The divisor of `whole` closest to `wanted`; the smaller of two equally close."""
+    divisors = [number for number in range(1, whole + 1) if whole % number == 0]
+    return min(divisors, key=lambda divisor: (abs(divisor - wanted), divisor))
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = (
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = (
     "#0072b2",
     "#e69f00",
     "#009e73",
@@ -23,9 +23,9 @@ BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = (
     "#56b4e9",
 )
 INK, FAINT = "#1f2933", "#8a94a0"
-PROXY_COLOR, GOLD_COLOR, SFT_COLOR, POLICY_COLOR = BLUE, ORANGE, FAINT, BLUE
+PROXY_COLOR, GOLD_COLOR = BLUE, ORANGE
 DASHES = ("-", "--", ":", "-.")
-SERIES_COLORS = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY)
+SERIES_COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
 
 STYLE = {
     "svg.fonttype": "none",

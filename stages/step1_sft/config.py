@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from stages.contracts import StageConfig, UserError, no_effect
+from stages.contracts import (
+    StageConfig,
+    UserError,
+    check_divides,
+    check_positive,
+    check_share,
+    no_effect,
+)
 
 
 @dataclass(kw_only=True)
@@ -76,19 +83,6 @@ def check_fine_tuning(config: FineTuningConfig) -> None:
         "checkpoint_every",
         "log_every",
     )
-    for name in positive:
-        if not getattr(config, name) > 0:
-            raise UserError(
-                f"{name} must be positive", got=str(getattr(config, name)), do=f"set {name} above 0"
-            )
-    for name in ("residual_dropout", "final_lr_fraction", "beta1", "beta2"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(
-                f"{name} must lie in [0, 1]", got=str(getattr(config, name)), do=f"mend {name}"
-            )
-    if config.batch_size % config.microbatch_size:
-        raise UserError(
-            "microbatch_size must divide batch_size",
-            got=f"{config.batch_size} sequences in microbatches of {config.microbatch_size}",
-            do="set microbatch_size to a divisor of batch_size",
-        )
+    check_positive(config, *positive)
+    check_share(config, "residual_dropout", "final_lr_fraction", "beta1", "beta2")
+    check_divides(config, "microbatch_size", "batch_size")

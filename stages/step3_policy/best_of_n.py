@@ -16,7 +16,7 @@ import numpy as np
 
 from reward.model import load_reward_model
 from reward.scoring import score_responses
-from stages.contracts import Context, InterruptedRunError, Report
+from stages.contracts import Context, GoldKind, InterruptedRunError, Report
 from stages.lm.folders import link_folder
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
 from stages.lm.rollout import HFEngine, Rollouts, Sampling, sampling_keys
@@ -25,7 +25,7 @@ from stages.lm.tokens import decode_response, encode_prompt
 from stages.records.schemas import Prompt
 from stages.records.tables import read_table
 from stages.step3_policy.best_of_n_curve import best_of_n_kl, best_of_n_mean
-from stages.step3_policy.config import BestOfNConfig, GoldKind
+from stages.step3_policy.config import BestOfNConfig
 from stages.world.gold import gold_reward
 
 

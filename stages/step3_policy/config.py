@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from stages.contracts import StageConfig, UserError, no_effect
+from stages.contracts import (
+    GoldKind,
+    StageConfig,
+    UserError,
+    check_divides,
+    check_positive,
+    no_effect,
+)
 
 
 class PairRule(StrEnum):
@@ -19,13 +26,6 @@ class Optimizer(StrEnum):
 
     rmsprop = "rmsprop"
     adamw = "adamw"
-
-
-class GoldKind(StrEnum):
-    """world: the embedded world knows the true reward. none: only the reward model judges."""
-
-    world = "world"
-    none = "none"
 
 
 @dataclass(kw_only=True)
@@ -76,12 +76,7 @@ class DpoConfig(StageConfig):
                 got=str(self.label_smoothing),
                 do="0 for plain DPO, 0.1 for labels wrong one time in ten",
             )
-        if self.batch_size % self.microbatch_size:
-            raise UserError(
-                "microbatch_size must divide batch_size",
-                got=f"{self.batch_size} pairs in microbatches of {self.microbatch_size}",
-                do="set microbatch_size to a divisor of batch_size",
-            )
+        check_divides(self, "microbatch_size", "batch_size")
 
 
 @dataclass(kw_only=True)
@@ -111,13 +106,4 @@ class BestOfNConfig(StageConfig):
                 "curve_samples must be at least n",
                 got=f"{self.curve_samples} < {self.n}",
                 do="the estimate at n needs n or more samples a prompt",
-            )
-
-
-def check_positive(config: StageConfig, *names: str) -> None:
-    """Refuse a value that is not above zero; the error names the key."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise UserError(
-                f"{name} must be positive", got=str(getattr(config, name)), do=f"set {name} above 0"
             )

@@ -13,7 +13,7 @@ from reward.model import (
     new_reward_model,
     save_reward_model,
 )
-from stages.contracts import Context, InterruptedRunError, UserError
+from stages.contracts import Context, GoldKind, InterruptedRunError, UserError
 from stages.lm.loading import load_causal_lm, model_hash
 from stages.lm.process import prepare_process
 from stages.lm.tokens import decode_response
@@ -21,7 +21,7 @@ from stages.records.schemas import Prompt
 from stages.records.tables import write_table
 from stages.step3_policy import best_of_n
 from stages.step3_policy.best_of_n_curve import best_of_n_kl, best_of_n_mean, best_of_n_weights
-from stages.step3_policy.config import BestOfNConfig, GoldKind
+from stages.step3_policy.config import BestOfNConfig
 
 KL = {1: 0, 2: 0.193147, 4: 0.636294, 8: 1.204442, 16: 1.835089, 64: 3.174508, 512: 5.240278}
 
