@@ -73,10 +73,10 @@ def test_descendants_follow_every_edge() -> None:
 
 def test_all_faulty_names_are_reported_together() -> None:
     selection = Selection(
-        to_stage="evaluatoin", from_stage="totl", force=("lift",), given={"wrong": "x"}
+        to_stage="evaluatoin", from_stage="totl", force=("lift",), given={"rights": "x"}
     )
     faults = graph_faults(toy_graph(), selection)
-    assert [fault.got for fault in faults] == ["evaluatoin", "totl", "lift", "wrong"]
+    assert [fault.got for fault in faults] == ["evaluatoin", "totl", "lift", "rights"]
     hints = [fault.do for fault in faults]
     assert hints == [f"did you mean {n}?" for n in ("evaluation", "total", "left", "right")]
 
