@@ -57,7 +57,7 @@ def _draw(name: str, panel: Panel, found: Mapping[str, Curve]) -> Markup:
             draw_curve(axes, curve, panel.series[metric], order.index(metric))
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label)
         axes.ticklabel_format(axis="y", useOffset=False)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
         if panel.logarithmic:
             axes.set_xscale("log", base=2)
         if panel.y_limits:
