@@ -27,16 +27,16 @@ class BaseConfig(StageConfig):
 
     max_words: int = 8_192
     hidden_size: int = 128
-    intermediate_size: int = 344
+    intermediate_size: int = 384
     num_layers: int = 3
-    num_heads: int = 2
+    num_heads: int = 4
     max_length: int = 128  # tokens of prompt and response together
     # Transformers' own 0.02 and 10,000 suit wide models and long texts: with them this one had not
     # learnt to copy a word after 500 steps of 2,048 tokens; with these it had after 300.
     init_std: float = 0.08
     rope_theta: float = 300.0
 
-    steps: int = 1200
+    steps: int = 2000
     batch_size: int = 16  # blocks a step
     block_length: int = 64  # tokens a block: documents end to end, cut into blocks
     lr: float = 3e-3

@@ -59,7 +59,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Answer:
-    """The colour of one of two things the prompt tells of."""
+    """Which of two things, of which the prompt tells, has a colour."""
 
     thing: str
     color: str
@@ -67,7 +67,7 @@ class Answer:
     other_color: str
     asked_first: bool
     asked: ClassVar = re.compile(
-        r"the (\w+) is (\w+) \. the (\w+) is (\w+) \. (?:what|which) color is the (\w+) \?"
+        r"the (\w+) is (\w+) \. the (\w+) is (\w+) \. (?:what|which) is (\w+) \?"
     )
 
     @classmethod
@@ -79,49 +79,51 @@ class Answer:
 
     @classmethod
     def from_match(cls, match: re.Match[str]) -> Self | None:
-        """None unless the words are things and colours, and the asked thing is one of them."""
-        first, first_color, second, second_color, asked = match.groups()
+        """None unless two things of two colours are told, and the question names one of these."""
+        first, first_color, second, second_color, color = match.groups()
         known = {first, second} <= set(THINGS) and {first_color, second_color} <= set(COLORS)
-        if not known or first == second or asked not in (first, second):
+        if not known or first == second or first_color == second_color:
             return None
-        if asked == first:
+        if color == first_color:
             return cls(first, first_color, second, second_color, True)
-        return cls(second, second_color, first, first_color, False)
+        return (
+            cls(second, second_color, first, first_color, False) if color == second_color else None
+        )
 
     def ask(self, rng: Random) -> str:
-        """`the cup is red . the hat is blue . what color is the hat ?`"""
+        """`the cup is red . the hat is blue . what is blue ?`"""
         facts = [
             f"the {self.thing} is {self.color} .",
             f"the {self.other_thing} is {self.other_color} .",
         ]
         told = facts if self.asked_first else facts[::-1]
-        return f"{' '.join(told)} {rng.choice(('what', 'which'))} color is the {self.thing} ?"
+        return f"{' '.join(told)} {rng.choice(('what', 'which'))} is {self.color} ?"
 
     def answer(self, rng: Random) -> list[str]:  # noqa: ARG002  # there is only one
-        """`the hat is blue .`"""
-        return self._say(self.thing, self.color)
+        """`the blue hat .`"""
+        return self._say(self.color, self.thing)
 
     def flaw(self, rng: Random) -> list[str]:
-        """The other thing's colour, any colour, the other thing, or a slip."""
+        """The other thing, any other, the other thing with its colour, or a slip."""
         kind = rng.choice(("mixed", "any", "other", "slip"))
         if kind == "slip":
             return slip(rng, self.answer(rng))
         if kind == "other":
-            return self._say(self.other_thing, self.other_color)
-        color = self.other_color if kind == "mixed" else other(rng, COLORS, self.color)
-        return self._say(self.thing, color)
+            return self._say(self.other_color, self.other_thing)
+        thing = self.other_thing if kind == "mixed" else other(rng, THINGS, self.thing)
+        return self._say(self.color, thing)
 
     def quality(self, words: Sequence[str]) -> float:
-        """The colour and no other, the thing and no other, and the sentence's form."""
+        """The thing and no other, the colour and no other, and the form."""
         colors = {word for word in words if word in COLORS}
         things = {word for word in words if word in THINGS}
-        form = [*words[:1], *words[2:3], *words[4:]] == ["the", "is", "."]
+        form = len(words) == 4 and [words[0], words[3]] == ["the", "."]
         return weighted(
-            (2, colors == {self.color}),
-            (1, things == {self.thing}),
-            (1, form and words[1] in THINGS and words[3] in COLORS),
+            (2, things == {self.thing}),
+            (1, colors == {self.color}),
+            (1, form and words[1] in COLORS and words[2] in THINGS),
         )
 
     @staticmethod
-    def _say(thing: str, color: str) -> list[str]:
-        return ["the", thing, "is", color, "."]
+    def _say(color: str, thing: str) -> list[str]:
+        return ["the", color, thing, "."]

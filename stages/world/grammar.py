@@ -28,11 +28,11 @@ PLAIN_PATTERNS = (
 )
 PLACE_PATTERNS = (
     "the ?QUALITY ANIMAL WENT to the PLACE with the THING .",
-    "the ANIMAL TOOK a COLOR THING in the PLACE .",
+    "the ANIMAL TOOK a COLOR THING near the PLACE .",
 )
 MOOD_PATTERNS = (
     "the ?QUALITY ANIMAL FELT at the THING .",
-    "the ANIMAL FELT in the PLACE with the THING .",
+    "the ANIMAL FELT near the PLACE with the THING .",
 )
 PATTERNS = PLAIN_PATTERNS + PLACE_PATTERNS + MOOD_PATTERNS
 QUALITY_SHARE = 0.4  # how often an optional slot is filled

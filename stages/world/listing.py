@@ -85,26 +85,29 @@ class Count:
 
     start: int
     end: int
-    asked: ClassVar = re.compile(r"(?:count|go) from (\w+) to (\w+) \.")
+    asked: ClassVar = re.compile(r"(?:count|go) (up|down) from (\w+) to (\w+) \.")
 
     @classmethod
     def draw(cls, rng: Random) -> Self:
-        """Three to five numbers, half of the requests downwards."""
+        """Three to six numbers, half of the requests downwards."""
         low = rng.randrange(len(NUMBERS) - 4)
-        high = low + rng.randint(2, 4)
+        high = min(low + rng.randint(2, 5), len(NUMBERS) - 1)
         return cls(low, high) if rng.random() < 0.5 else cls(high, low)
 
     @classmethod
     def from_match(cls, match: re.Match[str]) -> Self | None:
-        """None unless the words are two different numbers."""
-        first, last = match.groups()
-        if first == last or first not in NUMBERS or last not in NUMBERS:
+        """None unless the words are two numbers in that order."""
+        way, first, last = match.groups()
+        if first not in NUMBERS or last not in NUMBERS:
             return None
-        return cls(NUMBERS.index(first), NUMBERS.index(last))
+        start, end = NUMBERS.index(first), NUMBERS.index(last)
+        return (
+            cls(start, end) if (start < end, start > end) == (way == "up", way == "down") else None
+        )
 
     def ask(self, rng: Random) -> str:
-        """`count from six to three .`"""
-        opening = rng.choice(("count", "go"))
+        """`count down from six to three .`"""
+        opening = f"{rng.choice(('count', 'go'))} {'up' if self.start < self.end else 'down'}"
         return f"{opening} from {NUMBERS[self.start]} to {NUMBERS[self.end]} ."
 
     def answer(self, rng: Random) -> list[str]:  # noqa: ARG002  # there is only one

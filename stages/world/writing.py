@@ -25,7 +25,7 @@ class Story:
     thing: str
     place: str | None
     asked: ClassVar = re.compile(
-        r"(?:write|tell me) about the (\w+) and the (\w+)(?: in the (\w+))? \."
+        r"(?:write|tell me) about the (\w+) and the (\w+)(?: near the (\w+))? \."
     )
 
     @classmethod
@@ -42,8 +42,8 @@ class Story:
         return cls(animal, thing, place) if known else None
 
     def ask(self, rng: Random) -> str:
-        """`write about the fox and the kite in the park .`"""
-        where = f" in the {self.place}" if self.place else ""
+        """`write about the fox and the kite near the park .`"""
+        where = f" near the {self.place}" if self.place else ""
         opening = rng.choice(("write", "tell me"))
         return f"{opening} about the {self.animal} and the {self.thing}{where} ."
 
