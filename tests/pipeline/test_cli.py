@@ -100,7 +100,6 @@ def test_mistakes_end_at_once_without_a_traceback(
         (("--cfg", "job", "--resolve"), "name: run"),
         (("--info", "defaults-tree"), "schema/run"),
         (("--help",), "align: best_of_n, dpo, ppo, ppo_ptx"),
-        (("--hydra-help",), "Hydra"),
     ],
 )
 def test_hydras_flags_work_behind_the_command(
