@@ -147,18 +147,29 @@ def test_gold_is_logged_and_never_trained_on(
 def test_non_finite_values_stop_the_step_and_keep_the_batch(
     make_loop: Callable[..., PpoLoop],
 ) -> None:
-    """Mutation: the check before `backward` taken out."""
+    """Mutation: the check before `backward` taken out: then it is the gradient that is named."""
     loop = make_loop()
     with torch.no_grad():
         loop.roles.reward_model.model.network.score.weight.fill_(math.nan)
     before = weights(loop)
-    with pytest.raises(UserError, match="iteration 1") as caught:
+    with pytest.raises(UserError, match="iteration 1: the policy loss is nan") as caught:
         loop.iterate(0, 0.02)
     assert "policy_lr" in caught.value.do
     (kept,) = loop.context.checkpoints.glob("broken_minibatch*.pt")
     saved = torch.load(kept, weights_only=True)
     assert saved["scores"].isnan().all()
     assert saved["input_ids"].shape[0] == loop.config.minibatch_size
+    torch.testing.assert_close(weights(loop), before, rtol=0, atol=0)
+
+
+def test_a_gradient_that_is_not_finite_stops_too(make_loop: Callable[..., PpoLoop]) -> None:
+    """The loss is finite here. Mutation: the check of the norm in `clip_and_step` taken out."""
+    loop = make_loop()
+    parameter = next(loop.roles.policy.model.parameters())
+    parameter.register_hook(lambda gradient: gradient * math.inf)
+    before = weights(loop)
+    with pytest.raises(UserError, match="gradient norm"):
+        loop.iterate(0, 0.02)
     torch.testing.assert_close(weights(loop), before, rtol=0, atol=0)
 
 

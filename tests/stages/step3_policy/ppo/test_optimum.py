@@ -14,8 +14,9 @@ from tests.oracles.ppo import tilted, total_variation
 from tests.stages.step3_policy.ppo import tabular
 
 REF = [0.4, 0.3, 0.2, 0.1]
-REWARDS = [0.0, 1.0, 2.0, 3.0]
-BEST = [0.085073, 0.173439, 0.314304, 0.427184]  # at kl_coef 1
+REWARDS = [0.0, 3.0, 6.0, 9.0]  # at kl_coef 3: as 0..3 at 1, but whitening rescales them
+KL_COEF = 3.0
+BEST = [0.085073, 0.173439, 0.314304, 0.427184]
 
 
 def four_action_loop(folder: Path, **changes: Any) -> PpoLoop:
@@ -24,7 +25,7 @@ def four_action_loop(folder: Path, **changes: Any) -> PpoLoop:
         "rollout_batch_size": 512,
         "minibatch_size": 128,
         "max_response_tokens": 1,
-        "kl_coef": 1.0,
+        "kl_coef": KL_COEF,
         "ptx_coef": 0.0,
         "policy_lr": 0.01,
         "critic_lr": 0.05,
@@ -58,5 +59,5 @@ def test_sampled_ppo_reaches_the_tilted_optimum(placement: KlPlacement, tmp_path
     loop = four_action_loop(tmp_path, kl_placement=placement)
     loop.train()
     loop.roles.policy.average.copy_to(loop.roles.policy.model)
-    assert tilted(REF, REWARDS, 1.0) == pytest.approx(BEST, abs=1e-6)
+    assert tilted(REF, REWARDS, KL_COEF) == pytest.approx(BEST, abs=1e-6)
     assert total_variation(loop.roles.policy.model.probabilities(), BEST) < 0.02
