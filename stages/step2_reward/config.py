@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from reward.labelers import LabelerConfig
-from stages.contracts import StageConfig, UserError, no_effect
+from stages.contracts import StageConfig, UserError, check_positive, check_share, no_effect
 
 
 class Denominator(StrEnum):
@@ -43,7 +42,7 @@ class CompletionsConfig(StageConfig):
                 got=f"k_min={self.k_min}, k_max={self.k_max}",
                 do="the paper draws K from 4 to 9",
             )
-        _check_positive(
+        check_positive(
             self,
             "train_prompts",
             "validation_prompts",
@@ -65,7 +64,7 @@ class ComparisonsConfig(StageConfig):
     agreement_prompts: int = 500
 
     def __post_init__(self) -> None:
-        _check_positive(self, "agreement_prompts")
+        check_positive(self, "agreement_prompts")
 
 
 @dataclass(kw_only=True)
@@ -98,7 +97,7 @@ class RewardModelConfig(StageConfig):
     log_every: int = no_effect(5)
 
     def __post_init__(self) -> None:
-        _check_positive(
+        check_positive(
             self,
             "lr",
             "epochs",
@@ -109,18 +108,4 @@ class RewardModelConfig(StageConfig):
             "checkpoint_every",
             "log_every",
         )
-        if not 0 <= self.final_lr_fraction <= 1:
-            raise UserError(
-                "final_lr_fraction must lie in [0, 1]",
-                got=str(self.final_lr_fraction),
-                do="the paper: 0.1",
-            )
-
-
-def _check_positive(config: Any, *names: str) -> None:
-    """Refuse a value that is not above zero; the error names the key."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise UserError(
-                f"{name} must be positive", got=str(getattr(config, name)), do=f"set {name} above 0"
-            )
+        check_share(self, "final_lr_fraction")

@@ -1,17 +1,8 @@
 """Settings of the evaluation. No torch here."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-from stages.contracts import StageConfig, UserError
-
-
-class GoldKind(StrEnum):
-    """world: the embedded world knows the true reward. none: only the reward model judges."""
-
-    world = "world"
-    none = "none"
-
+from stages.contracts import GoldKind, StageConfig, UserError, check_positive
 
 POSITIVE = (
     "num_prompts",
@@ -28,7 +19,7 @@ POSITIVE = (
 
 @dataclass(kw_only=True)
 class EvaluationConfig(StageConfig):
-    """Every model answers the same held-out prompts with the same noise, once each (§3.6).
+    """Every model answers the same held-out prompts, once each (§3.6).
 
     num_prompts: test prompts, or all where there are fewer. max_response_tokens: where a response
     is cut. reward_model_prompts, completions_per_prompt: the SFT samples on which the reward
@@ -51,13 +42,7 @@ class EvaluationConfig(StageConfig):
     sequences_per_batch: int = 256
 
     def __post_init__(self) -> None:
-        for name in POSITIVE:
-            if not getattr(self, name) > 0:
-                raise UserError(
-                    f"{name} must be positive",
-                    got=str(getattr(self, name)),
-                    do=f"set {name} above 0",
-                )
+        check_positive(self, *POSITIVE)
         if self.completions_per_prompt < 2:
             raise UserError(
                 "completions_per_prompt must be at least 2",

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from reward.model import load_reward_tokenizer, new_reward_model, save_reward_model
-from stages.contracts import Context, InterruptedRunError, Journal, UserError
+from stages.contracts import Context, GoldKind, InterruptedRunError, Journal, UserError
 from stages.lm.loading import load_causal_lm, load_tokenizer
 from stages.lm.tokens import encode_document
 from stages.records.schemas import Comparison, Prompt
 from stages.records.tables import read_table, write_table
 from stages.step4_evaluation.answers import Exam
-from stages.step4_evaluation.config import EvaluationConfig, GoldKind
+from stages.step4_evaluation.config import EvaluationConfig
 from stages.step4_evaluation.evaluate import model_folders, policy_kl, run
 from stages.step4_evaluation.pretraining import read_documents, text_loss
 from stages.world.gold import gold_reward
