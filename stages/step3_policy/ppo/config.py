@@ -7,7 +7,15 @@ Where the paper prints no value the comment says whose it is: LMHP (Ziegler et a
 from dataclasses import dataclass
 from enum import StrEnum
 
-from stages.contracts import StageConfig, UserError, no_effect
+from stages.contracts import (
+    GoldKind,
+    StageConfig,
+    UserError,
+    check_divides,
+    check_positive,
+    check_share,
+    no_effect,
+)
 
 MIN_WHITENING_SEQUENCES = 8
 
@@ -39,13 +47,6 @@ class EmaUnit(StrEnum):
 
     minibatch = "minibatch"
     iteration = "iteration"
-
-
-class Gold(StrEnum):
-    """A known true reward that is logged beside the proxy, and never trained on."""
-
-    none = "none"
-    world = "world"
 
 
 class Select(StrEnum):
@@ -116,7 +117,7 @@ class PpoConfig(StageConfig):
     select: Select = Select.ema
 
     # Watching
-    gold: Gold = Gold.none
+    gold: GoldKind = GoldKind.none
     validation_every: int = 10  # iterations; always after the last
     validation_prompts: int = 256
     sample_rows: int = 8  # rows of a table of sampled responses
@@ -178,11 +179,7 @@ SHARES = ("gamma", "gae_lambda", "warmup_start", "beta1", "beta2", "ema_decay")
 
 
 def _check_signs(config: PpoConfig) -> None:
-    for name in POSITIVE:
-        if not getattr(config, name) > 0:
-            raise UserError(
-                f"{name} must be positive", got=str(getattr(config, name)), do=f"set {name} above 0"
-            )
+    check_positive(config, *POSITIVE)
     for name in NOT_NEGATIVE:
         if not getattr(config, name) >= 0:
             raise UserError(
@@ -193,11 +190,7 @@ def _check_signs(config: PpoConfig) -> None:
 
 
 def _check_shares(config: PpoConfig) -> None:
-    for name in SHARES:
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(
-                f"{name} must lie in [0, 1]", got=str(getattr(config, name)), do=f"mend {name}"
-            )
+    check_share(config, *SHARES)
     if config.value_clip_range is not None and not config.value_clip_range > 0:
         raise UserError(
             "value_clip_range must be positive",
@@ -208,12 +201,7 @@ def _check_shares(config: PpoConfig) -> None:
 
 def _check_batches(config: PpoConfig) -> None:
     whole, part = config.rollout_batch_size, config.minibatch_size
-    if whole % part:
-        raise UserError(
-            "minibatch_size must divide rollout_batch_size",
-            got=f"{whole} episodes in minibatches of {part}",
-            do=f"the nearest that does: minibatch_size={nearest_divisor(whole, part)}",
-        )
+    check_divides(config, "minibatch_size", "rollout_batch_size")
     whitens = config.whiten_advantages or config.whiten_rewards
     if whitens and whole < MIN_WHITENING_SEQUENCES:
         raise UserError(
@@ -227,9 +215,3 @@ def _check_batches(config: PpoConfig) -> None:
             got=f"{config.ptx_ratio} documents an episode, {part} episodes a minibatch",
             do=f"set ptx_ratio={1 / part:g} or more, or ptx_coef=0",
         )
-
-
-def nearest_divisor(whole: int, wanted: int) -> int:
-    """The divisor of `whole` closest to `wanted`; the smaller of two equally close."""
-    divisors = [number for number in range(1, whole + 1) if whole % number == 0]
-    return min(divisors, key=lambda divisor: (abs(divisor - wanted), divisor))

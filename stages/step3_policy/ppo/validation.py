@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from stages.contracts import GoldKind
 from stages.lm.batching import collate
 from stages.lm.rollout import Rollouts
 from stages.lm.tokens import decode_response
 from stages.records.schemas import Message
-from stages.step3_policy.ppo.config import Gold, PpoConfig
+from stages.step3_policy.ppo.config import PpoConfig
 from stages.step3_policy.ppo.data import PpoData, PromptSet
 from stages.step3_policy.ppo.kl import k1
 from stages.step3_policy.ppo.masked import sequence_sums
@@ -58,10 +59,10 @@ def validate(roles: Roles, data: PpoData, config: PpoConfig) -> Validation:
 
 
 def gold_rewards(
-    data: PpoData, prompts: PromptSet, rollouts: Rollouts, gold: Gold
+    data: PpoData, prompts: PromptSet, rollouts: Rollouts, gold: GoldKind
 ) -> dict[str, list[float]]:
     """{"gold": the true reward of each response}, or nothing where none is known."""
-    if gold is Gold.none:
+    if gold is GoldKind.none:
         return {}
     from stages.world.gold import gold_reward
 

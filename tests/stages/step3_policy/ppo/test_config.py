@@ -2,8 +2,8 @@
 
 import pytest
 
-from stages.contracts import UserError
-from stages.step3_policy.ppo.config import PpoConfig, nearest_divisor
+from stages.contracts import UserError, nearest_divisor
+from stages.step3_policy.ppo.config import PpoConfig
 
 
 def test_batch_arithmetic_of_the_paper() -> None:

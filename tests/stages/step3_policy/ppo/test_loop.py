@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.contracts import UserError
+from stages.contracts import GoldKind, UserError
 from stages.lm.batching import SequenceBatch
 from stages.lm.logprobs import document_loss, response_logprobs
 from stages.lm.tokens import encode_text
-from stages.step3_policy.ppo.config import EmaUnit, Gold, KlController, MissingEos, PpoConfig
+from stages.step3_policy.ppo.config import EmaUnit, KlController, MissingEos, PpoConfig
 from stages.step3_policy.ppo.experience import Experience, minibatch_rows
 from stages.step3_policy.ppo.loop import PpoLoop, make_experience, next_kl_coef, policy_lr
 from stages.step3_policy.ppo.losses import policy_losses
@@ -133,7 +133,7 @@ def test_gold_is_logged_and_never_trained_on(
     monkeypatch.setattr("stages.world.gold.gold_reward", lambda prompt, text, finished: finished)
     plain, watched = (
         make_loop("plain", iterations=2),
-        make_loop("gold", iterations=2, gold=Gold.world),
+        make_loop("gold", iterations=2, gold=GoldKind.world),
     )
     for loop in (plain, watched):
         loop.train()
