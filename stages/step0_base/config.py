@@ -39,7 +39,7 @@ class BaseConfig(StageConfig):
     steps: int = 2000
     batch_size: int = 16  # blocks a step
     block_length: int = 64  # tokens a block: documents end to end, cut into blocks
-    lr: float = 3e-3
+    lr: float = 4e-3
     warmup_steps: int = 40
     final_lr_factor: float = 0.1
     beta1: float = 0.9

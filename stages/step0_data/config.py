@@ -43,7 +43,7 @@ class TextConfig(StageConfig):
     num_train: int = 40_000
     num_validation: int = 1_500
     # Share of documents that are an instruction and somebody's answer to it.
-    instruction_share: float = 0.2
+    instruction_share: float = 0.3
 
     def __post_init__(self) -> None:
         _check_counts(num_train=self.num_train, num_validation=self.num_validation)

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import ClassVar, Self
 
+from stages.world.grammar import COLOR_FACT, PLACE_FACT, is_sentence
 from stages.world.parts import items_of, other, slip, weighted
-from stages.world.words import ANIMALS, COLORS, NUMBERS, THINGS
+from stages.world.words import ANIMALS, COLORS, NUMBERS, PLACES, THINGS
 
 
 @dataclass(frozen=True)
@@ -59,71 +60,67 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Answer:
-    """Which of two things, of which the prompt tells, has a colour."""
+    """A question about one of two facts: a thing's colour, or where an animal is."""
 
     thing: str
     color: str
-    other_thing: str
-    other_color: str
-    asked_first: bool
+    animal: str
+    place: str
+    asks_color: bool
     asked: ClassVar = re.compile(
-        r"the (\w+) is (\w+) \. the (\w+) is (\w+) \. (?:what|which) is (\w+) \?"
+        r"the (\w+) is (\w+) \. the (\w+) is near the (\w+) \. "
+        r"(?:what color is the (\w+)|where is the (\w+)) \?"
     )
 
     @classmethod
     def draw(cls, rng: Random) -> Self:
-        """Two different things of different colours, the asked one told first or second."""
-        thing, other_thing = rng.sample(THINGS, 2)
-        color, other_color = rng.sample(COLORS, 2)
-        return cls(thing, color, other_thing, other_color, rng.random() < 0.5)
+        """Any thing, colour, animal and place, and either question."""
+        thing, color = rng.choice(THINGS), rng.choice(COLORS)
+        return cls(thing, color, rng.choice(ANIMALS), rng.choice(PLACES), rng.random() < 0.5)
 
     @classmethod
     def from_match(cls, match: re.Match[str]) -> Self | None:
-        """None unless two things of two colours are told, and the question names one of these."""
-        first, first_color, second, second_color, color = match.groups()
-        known = {first, second} <= set(THINGS) and {first_color, second_color} <= set(COLORS)
-        if not known or first == second or first_color == second_color:
+        """None unless the two facts are of these kinds and the question is about one of them."""
+        thing, color, animal, place, asked_thing, asked_animal = match.groups()
+        known = thing in THINGS and color in COLORS and animal in ANIMALS and place in PLACES
+        if not known or (asked_thing, asked_animal) not in ((thing, None), (None, animal)):
             return None
-        if color == first_color:
-            return cls(first, first_color, second, second_color, True)
-        return (
-            cls(second, second_color, first, first_color, False) if color == second_color else None
-        )
+        return cls(thing, color, animal, place, asked_animal is None)
 
-    def ask(self, rng: Random) -> str:
-        """`the cup is red . the hat is blue . what is blue ?`"""
-        facts = [
-            f"the {self.thing} is {self.color} .",
-            f"the {self.other_thing} is {self.other_color} .",
-        ]
-        told = facts if self.asked_first else facts[::-1]
-        return f"{' '.join(told)} {rng.choice(('what', 'which'))} is {self.color} ?"
+    def ask(self, rng: Random) -> str:  # noqa: ARG002  # there is only one wording
+        """`the cup is red . the owl is near the river . where is the owl ?`"""
+        question = (
+            f"what color is the {self.thing}" if self.asks_color else f"where is the {self.animal}"
+        )
+        return " ".join([*self._color_fact(), *self._place_fact(), question, "?"])
 
     def answer(self, rng: Random) -> list[str]:  # noqa: ARG002  # there is only one
-        """`the blue hat .`"""
-        return self._say(self.color, self.thing)
+        """`the owl is near the river .`"""
+        return self._color_fact() if self.asks_color else self._place_fact()
 
     def flaw(self, rng: Random) -> list[str]:
-        """The other thing, any other, the other thing with its colour, or a slip."""
-        kind = rng.choice(("mixed", "any", "other", "slip"))
+        """A slip, the other fact, or one that was never told."""
+        kind = rng.choice(("slip", "slip", "other", "wrong", "wrong"))
         if kind == "slip":
             return slip(rng, self.answer(rng))
         if kind == "other":
-            return self._say(self.other_color, self.other_thing)
-        thing = self.other_thing if kind == "mixed" else other(rng, THINGS, self.thing)
-        return self._say(self.color, thing)
+            return self._place_fact() if self.asks_color else self._color_fact()
+        wrong = replace(
+            self, color=other(rng, COLORS, self.color), place=other(rng, PLACES, self.place)
+        )
+        return wrong.answer(rng)
 
     def quality(self, words: Sequence[str]) -> float:
-        """The thing and no other, the colour and no other, and the form."""
-        colors = {word for word in words if word in COLORS}
-        things = {word for word in words if word in THINGS}
-        form = len(words) == 4 and [words[0], words[3]] == ["the", "."]
+        """Of whom it speaks, that it says what was told of it and no more, and its form."""
+        entity, value = (self.thing, self.color) if self.asks_color else (self.animal, self.place)
+        told = {word for word in words if word in COLORS + PLACES}
+        form = COLOR_FACT if self.asks_color else PLACE_FACT
         return weighted(
-            (2, things == {self.thing}),
-            (1, colors == {self.color}),
-            (1, form and words[1] in COLORS and words[2] in THINGS),
+            (1, entity in words), (2, told == {value}), (2, is_sentence(words, (form,)))
         )
 
-    @staticmethod
-    def _say(color: str, thing: str) -> list[str]:
-        return ["the", color, thing, "."]
+    def _color_fact(self) -> list[str]:
+        return ["the", self.thing, "is", self.color, "."]
+
+    def _place_fact(self) -> list[str]:
+        return ["the", self.animal, "is", "near", "the", self.place, "."]

@@ -11,6 +11,8 @@ from random import Random
 
 from stages.world.words import ANIMALS, COLORS, FELT, PLACES, QUALITIES, SIZES, THINGS, TOOK, WENT
 
+Shape = tuple[tuple[str, ...], ...]  # the words allowed at each position
+
 SLOTS: dict[str, tuple[str, ...]] = {
     "ANIMAL": ANIMALS,
     "THING": THINGS,
@@ -35,6 +37,8 @@ MOOD_PATTERNS = (
     "the ANIMAL FELT near the PLACE with the THING .",
 )
 PATTERNS = PLAIN_PATTERNS + PLACE_PATTERNS + MOOD_PATTERNS
+COLOR_FACT = "the THING is COLOR ."
+PLACE_FACT = "the ANIMAL is near the PLACE ."
 QUALITY_SHARE = 0.4  # how often an optional slot is filled
 
 
@@ -51,22 +55,19 @@ def write_sentence(
     return words
 
 
-def is_sentence(words: Sequence[str]) -> bool:
-    """Whether the words are exactly one sentence of the grammar, full stop included."""
-    return any(
-        len(shape) == len(words)
-        and all(w in allowed for w, allowed in zip(words, shape, strict=True))
-        for shape in _shapes()
-    )
+def is_sentence(words: Sequence[str], patterns: tuple[str, ...] = PATTERNS) -> bool:
+    """Whether the words are exactly one sentence of these patterns, full stop included."""
+    return any(_fits(words, shape) for pattern in patterns for shape in _expand(pattern))
 
 
-@lru_cache(maxsize=1)
-def _shapes() -> tuple[tuple[tuple[str, ...], ...], ...]:
-    """Every pattern with its optional slots in or out, as the words allowed at each position."""
-    return tuple(shape for pattern in PATTERNS for shape in _expand(pattern))
+def _fits(words: Sequence[str], shape: Shape) -> bool:
+    fitting = (word in allowed for word, allowed in zip(words, shape, strict=True))
+    return len(words) == len(shape) and all(fitting)
 
 
-def _expand(pattern: str) -> list[tuple[tuple[str, ...], ...]]:
+@lru_cache
+def _expand(pattern: str) -> list[Shape]:
+    """The pattern with its optional slots in or out."""
     symbols = pattern.split()
     optional = [symbol.startswith("?") for symbol in symbols]
     return [

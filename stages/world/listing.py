@@ -48,9 +48,9 @@ class Enumerate:
         return enumerated(rng.sample(self._allowed(), self.count))
 
     def flaw(self, rng: Random) -> list[str]:
-        """Too many, too few, repeated, foreign or excluded members, or a slip."""
+        """A slip, too many or too few, repeated, foreign or excluded members."""
         members = rng.sample(self._allowed(), self.count)
-        kind = rng.choice(("number", "number", "repeated", "foreign", "excluded", "slip"))
+        kind = rng.choice(("slip", "slip", "number", "repeated", "foreign", "excluded"))
         if kind == "number":
             members = rng.sample(self._allowed(), max(1, self.count + rng.choice((-1, 1))))
         elif kind == "repeated":
@@ -72,7 +72,7 @@ class Enumerate:
             (2, len(items) == self.count),
             (2, known),
             (2, fresh),
-            (1, list(words) == enumerated(items)),
+            (2, list(words) == enumerated(items)),
         )
 
     def _allowed(self) -> list[str]:
@@ -81,68 +81,58 @@ class Enumerate:
 
 @dataclass(frozen=True)
 class Count:
-    """The numbers from one to another, up or down."""
+    """The numbers from one to another."""
 
     start: int
     end: int
-    asked: ClassVar = re.compile(r"(?:count|go) (up|down) from (\w+) to (\w+) \.")
+    asked: ClassVar = re.compile(r"(?:count|go) from (\w+) to (\w+) \.")
 
     @classmethod
     def draw(cls, rng: Random) -> Self:
-        """Three to six numbers, half of the requests downwards."""
-        low = rng.randrange(len(NUMBERS) - 4)
-        high = min(low + rng.randint(2, 5), len(NUMBERS) - 1)
-        return cls(low, high) if rng.random() < 0.5 else cls(high, low)
+        """Three to six numbers."""
+        start = rng.randrange(len(NUMBERS) - 2)
+        return cls(start, min(start + rng.randint(2, 5), len(NUMBERS) - 1))
 
     @classmethod
     def from_match(cls, match: re.Match[str]) -> Self | None:
-        """None unless the words are two numbers in that order."""
-        way, first, last = match.groups()
+        """None unless the words are two numbers, the smaller first."""
+        first, last = match.groups()
         if first not in NUMBERS or last not in NUMBERS:
             return None
         start, end = NUMBERS.index(first), NUMBERS.index(last)
-        return (
-            cls(start, end) if (start < end, start > end) == (way == "up", way == "down") else None
-        )
+        return cls(start, end) if start < end else None
 
     def ask(self, rng: Random) -> str:
-        """`count down from six to three .`"""
-        opening = f"{rng.choice(('count', 'go'))} {'up' if self.start < self.end else 'down'}"
+        """`count from three to six .`"""
+        opening = rng.choice(("count", "go"))
         return f"{opening} from {NUMBERS[self.start]} to {NUMBERS[self.end]} ."
 
     def answer(self, rng: Random) -> list[str]:  # noqa: ARG002  # there is only one
-        """`six , five , four , three .`"""
-        return self._row(self.start, self.end)
+        """`three , four , five , six .`"""
+        return enumerated(NUMBERS[self.start : self.end + 1])
 
     def flaw(self, rng: Random) -> list[str]:
-        """It begins or ends elsewhere, leaves one out, turns round, or slips."""
-        kind = rng.choice(("start", "end", "end", "skip", "turn", "slip"))
+        """A slip, it begins or ends elsewhere, or leaves one out."""
+        kind = rng.choice(("slip", "slip", "start", "end", "skip"))
         if kind == "slip":
-            return slip(rng, self._row(self.start, self.end))
-        if kind == "turn":
-            return self._row(self.end, self.start)
+            return slip(rng, self.answer(rng))
+        start, end = self.start, self.end
+        if kind == "start":
+            start = max(0, start + rng.choice((-1, 1)))
+        elif kind == "end":
+            end += rng.choice((-1, 1))
+        row = list(NUMBERS[start : end + 1])
         if kind == "skip":
-            row = items_of(self._row(self.start, self.end))
-            row.pop(rng.randrange(1, len(row) - 1) if len(row) > 2 else 0)
-            return enumerated(row)
-        moved = {"start": self.start, "end": self.end}
-        shifted = moved[kind] + rng.choice((-1, 1))
-        moved[kind] = min(max(shifted, 0), len(NUMBERS) - 1)
-        return self._row(moved["start"], moved["end"])
+            row.pop(rng.randrange(1, len(row) - 1))
+        return enumerated(row)
 
     def quality(self, words: Sequence[str]) -> float:
         """First number, last number, every step between, commas and full stop."""
         items = items_of(words)
         values = [NUMBERS.index(item) if item in NUMBERS else -9 for item in items]
-        step = 1 if self.end > self.start else -1
         return weighted(
             (2, values[:1] == [self.start]),
             (2, values[-1:] == [self.end]),
-            (2, len(values) > 1 and all(b - a == step for a, b in pairwise(values))),
-            (1, list(words) == enumerated(items)),
+            (2, len(values) > 1 and all(b - a == 1 for a, b in pairwise(values))),
+            (2, list(words) == enumerated(items)),
         )
-
-    @staticmethod
-    def _row(start: int, end: int) -> list[str]:
-        step = 1 if end >= start else -1
-        return enumerated([NUMBERS[value] for value in range(start, end + step, step)])

@@ -11,14 +11,14 @@ from stages.world.instructions import careless_answer, draw_instruction
 from stages.world.parts import enumerated
 from stages.world.words import ANIMALS, CATEGORIES, COLORS, NUMBERS, PLACES, THINGS
 
-CARE_IN_TEXT = 0.3  # share of the instructions in the text that are answered well
+CARE_IN_TEXT = 0.5  # share of the instructions in the text that are answered well
 
 
 def write_document(rng: Random, instruction_share: float) -> str:
     """One document of 5 to 40 words."""
     if rng.random() < instruction_share:
         return " ".join(_instruction(rng))
-    write = rng.choices((_tale, _facts, _members, _numbers, _chant), weights=(5, 5, 2, 2, 3))[0]
+    write = rng.choices((_tale, _facts, _members, _numbers, _chant), weights=(5, 3, 2, 3, 3))[0]
     return " ".join(write(rng))
 
 
@@ -29,12 +29,11 @@ def _tale(rng: Random) -> list[str]:
 
 
 def _facts(rng: Random) -> list[str]:
-    """Two or three things and their colours, told again in another order and shorter."""
-    number = rng.randint(2, 3)
-    facts = list(zip(rng.sample(THINGS, number), rng.sample(COLORS, number), strict=True))
-    told = [f"the {thing} is {color} ." for thing, color in facts]
-    rng.shuffle(facts)
-    return " ".join(told + [f"the {color} {thing} ." for thing, color in facts]).split()
+    """What colour a thing is and where an animal is, told twice."""
+    color_fact = f"the {rng.choice(THINGS)} is {rng.choice(COLORS)} ."
+    place_fact = f"the {rng.choice(ANIMALS)} is near the {rng.choice(PLACES)} ."
+    again = rng.sample((color_fact, place_fact), 2)
+    return " ".join((color_fact, place_fact, *again)).split()
 
 
 def _members(rng: Random) -> list[str]:
@@ -43,9 +42,11 @@ def _members(rng: Random) -> list[str]:
 
 
 def _numbers(rng: Random) -> list[str]:
+    """Three to seven numbers in order, half of the time under a heading."""
     low = rng.randrange(len(NUMBERS) - 2)
     row = NUMBERS[low : low + rng.randint(3, 7)]
-    return enumerated(row if rng.random() < 0.5 else row[::-1])
+    heading = f"from {row[0]} to {row[-1]} ." if rng.random() < 0.5 else ""
+    return [*heading.split(), *enumerated(row)]
 
 
 def _chant(rng: Random) -> list[str]:

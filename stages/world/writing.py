@@ -52,9 +52,9 @@ class Story:
         return write_sentence(rng, self._given(), self._patterns())
 
     def flaw(self, rng: Random) -> list[str]:
-        """One of the named is exchanged, or two are, or the grammar slips."""
+        """The grammar slips, or one or two of the named are exchanged."""
         given = self._given()
-        if rng.random() < 0.3:
+        if rng.random() < 0.5:
             return slip(rng, self.answer(rng))
         for name in rng.sample(sorted(given), rng.choice((1, 1, 2))):
             given.pop(name)
@@ -106,8 +106,8 @@ class Mood:
         return self._write(rng, self.mood, self.animal, self.thing)
 
     def flaw(self, rng: Random) -> list[str]:
-        """Another mood, another animal or thing, or a slip of grammar."""
-        kind = rng.choice(("mood", "mood", "animal", "thing", "slip"))
+        """A slip of grammar, another mood, another animal or thing."""
+        kind = rng.choice(("slip", "slip", "slip", "mood", "animal", "thing"))
         if kind == "slip":
             return slip(rng, self.answer(rng))
         mood = other(rng, sorted(MOODS), self.mood) if kind == "mood" else self.mood
