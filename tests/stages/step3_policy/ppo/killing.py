@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 from stages.contracts import Context
 from stages.lm.process import prepare_process
 from stages.lm.rollout import HFEngine
+from stages.step3_policy.ppo.config import Select
 from stages.step3_policy.ppo.roles import PolicyRole
 from stages.step3_policy.ppo.stage import run
 from tests.stages.step3_policy.ppo.small_ppo import small_config
@@ -22,7 +23,7 @@ from tests.stages.step3_policy.ppo.small_ppo import small_config
 
 def run_stage(inputs: dict[str, Path], folder: Path, point: str) -> None:
     """Run, or continue, the stage under `folder`; die at `point` (never at "end")."""
-    config = small_config(select="proxy")
+    config = small_config(select=Select.proxy)
     prepare_process(threads=1, seed=config.seed)
     POINTS[point]()
     run(config, **inputs, out=folder / "out", context=Context.at(folder))

@@ -14,11 +14,17 @@ import torch
 
 from stages.contracts import InterruptedRunError
 from stages.lm.loading import model_hash
-from stages.step3_policy.ppo.config import KlController
+from stages.step3_policy.ppo.config import KlController, Select
 from stages.step3_policy.ppo.loop import PpoLoop
 from tests.stages.step3_policy.ppo import killing
 
-OPTIONS: dict[str, Any] = {"kl_controller": KlController.adaptive, "select": "proxy"}
+# Checkpoints after iterations 2 and, at a stop, any other; validations at 0, 2 and 4.
+OPTIONS: dict[str, Any] = {
+    "iterations": 4,
+    "checkpoint_every": 2,
+    "kl_controller": KlController.adaptive,
+    "select": Select.proxy,
+}
 
 
 class BreakdownError(Exception):
@@ -52,7 +58,12 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("owner", "call"), [("engine", 2), ("engine", 4), ("critic", 3), ("critic", 6)]
+    ("owner", "call"),
+    [
+        ("engine", 3),  # the second iteration's rollout: nothing saved yet
+        ("engine", 4),  # the validation before the first checkpoint
+        ("critic", 8),  # the very last update: the third iteration is logged and not saved
+    ],
 )
 def test_continues_bit_for_bit_after_a_breakdown(
     make_loop: Callable[..., PpoLoop], owner: str, call: int, monkeypatch: pytest.MonkeyPatch
@@ -92,8 +103,8 @@ def test_a_stop_writes_a_checkpoint_and_the_next_run_continues(
     """Also when asked after the last iteration: nothing is left but to publish."""
     whole = make_loop("whole", **OPTIONS)
     whole_state = whole.train()
-    for _ in range(3):
-        stopped = make_loop("stopped", checkpoint_every=100, **OPTIONS)
+    for _ in range(4):
+        stopped = make_loop("stopped", **OPTIONS)
         stopped.context.should_stop = lambda: True
         with pytest.raises(InterruptedRunError):
             stopped.train()
