@@ -7,7 +7,7 @@ from random import Random
 from typing import ClassVar, Self
 
 from stages.world.grammar import COLOR_FACT, PLACE_FACT, is_sentence
-from stages.world.parts import items_of, other, slip, weighted
+from stages.world.parts import items_of, other, weighted
 from stages.world.words import ANIMALS, COLORS, NUMBERS, PLACES, THINGS
 
 
@@ -99,11 +99,8 @@ class Answer:
         return self._color_fact() if self.asks_color else self._place_fact()
 
     def flaw(self, rng: Random) -> list[str]:
-        """A slip, the other fact, or one that was never told."""
-        kind = rng.choice(("slip", "slip", "other", "wrong", "wrong"))
-        if kind == "slip":
-            return slip(rng, self.answer(rng))
-        if kind == "other":
+        """The other fact, or one that was never told."""
+        if rng.random() < 0.5:
             return self._place_fact() if self.asks_color else self._color_fact()
         wrong = replace(
             self, color=other(rng, COLORS, self.color), place=other(rng, PLACES, self.place)

@@ -9,6 +9,7 @@ from zlib import crc32
 
 from stages.world.copying import Answer, Repeat
 from stages.world.listing import Count, Enumerate
+from stages.world.parts import slip
 from stages.world.writing import Mood, Story
 
 
@@ -37,7 +38,7 @@ class Instruction(Protocol):
         ...
 
     def flaw(self, rng: Random) -> list[str]:
-        """The words of a careless response; by chance it may be perfect all the same."""
+        """The words of a response to something else; by chance it may be perfect all the same."""
         ...
 
     def quality(self, words: Sequence[str]) -> float:
@@ -46,6 +47,7 @@ class Instruction(Protocol):
 
 
 KINDS: tuple[type[Instruction], ...] = (Story, Mood, Enumerate, Count, Repeat, Answer)
+SLIP_SHARE = 0.7  # of careless responses: dropped, doubled or swapped words
 HELD_OUT_SHARE = 5  # one combination in five is kept from everything that is trained on
 
 
@@ -75,8 +77,11 @@ def parse_instruction(text: str) -> Instruction:
 
 
 def careless_answer(rng: Random, instruction: Instruction) -> list[str]:
-    """The words of a response with at least one flaw."""
+    """The words of a response with at least one flaw: it slips, or it misses what was asked."""
     while True:
-        words = instruction.flaw(rng)
+        if rng.random() < SLIP_SHARE:
+            words = slip(rng, instruction.answer(rng))
+        else:
+            words = instruction.flaw(rng)
         if instruction.quality(words) < 1:
             return words

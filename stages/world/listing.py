@@ -7,7 +7,7 @@ from itertools import pairwise
 from random import Random
 from typing import ClassVar, Self
 
-from stages.world.parts import enumerated, items_of, other, slip, weighted
+from stages.world.parts import enumerated, items_of, other, weighted
 from stages.world.words import CATEGORIES, NUMBERS
 
 
@@ -48,9 +48,9 @@ class Enumerate:
         return enumerated(rng.sample(self._allowed(), self.count))
 
     def flaw(self, rng: Random) -> list[str]:
-        """A slip, too many or too few, repeated, foreign or excluded members."""
+        """Too many or too few, repeated, foreign or excluded members."""
         members = rng.sample(self._allowed(), self.count)
-        kind = rng.choice(("slip", "slip", "number", "repeated", "foreign", "excluded"))
+        kind = rng.choice(("number", "number", "repeated", "foreign", "excluded"))
         if kind == "number":
             members = rng.sample(self._allowed(), max(1, self.count + rng.choice((-1, 1))))
         elif kind == "repeated":
@@ -60,8 +60,7 @@ class Enumerate:
             members[rng.randrange(self.count)] = rng.choice(foreign)
         elif kind == "excluded" and self.without:
             members[rng.randrange(self.count)] = self.without
-        words = enumerated(members)
-        return slip(rng, words) if kind == "slip" else words
+        return enumerated(members)
 
     def quality(self, words: Sequence[str]) -> float:
         """Number, membership, no repetition or excluded member, commas and full stop."""
@@ -112,10 +111,8 @@ class Count:
         return enumerated(NUMBERS[self.start : self.end + 1])
 
     def flaw(self, rng: Random) -> list[str]:
-        """A slip, it begins or ends elsewhere, or leaves one out."""
-        kind = rng.choice(("slip", "slip", "start", "end", "skip"))
-        if kind == "slip":
-            return slip(rng, self.answer(rng))
+        """It begins or ends elsewhere, or leaves one out."""
+        kind = rng.choice(("start", "end", "skip"))
         start, end = self.start, self.end
         if kind == "start":
             start = max(0, start + rng.choice((-1, 1)))

@@ -21,7 +21,7 @@ def items_of(words: Sequence[str]) -> list[str]:
 
 
 def slip(rng: Random, words: Sequence[str]) -> list[str]:
-    """The words with one dropped, doubled, or two neighbours swapped."""
+    """The words with one dropped, one doubled, or two neighbours swapped."""
     place = rng.randrange(len(words) - 1)
     before, (first, second), after = words[:place], words[place : place + 2], words[place + 2 :]
     middle = rng.choice(([second], [first, first, second], [second, first]))

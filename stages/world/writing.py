@@ -13,7 +13,7 @@ from stages.world.grammar import (
     is_sentence,
     write_sentence,
 )
-from stages.world.parts import other, slip, weighted
+from stages.world.parts import other, weighted
 from stages.world.words import ANIMALS, MOODS, PLACES, THINGS
 
 
@@ -52,12 +52,9 @@ class Story:
         return write_sentence(rng, self._given(), self._patterns())
 
     def flaw(self, rng: Random) -> list[str]:
-        """The grammar slips, or one or two of the named are exchanged."""
+        """One of the named is exchanged."""
         given = self._given()
-        if rng.random() < 0.5:
-            return slip(rng, self.answer(rng))
-        for name in rng.sample(sorted(given), rng.choice((1, 1, 2))):
-            given.pop(name)
+        given.pop(rng.choice(sorted(given)))
         return write_sentence(rng, given, self._patterns())
 
     def quality(self, words: Sequence[str]) -> float:
@@ -106,10 +103,8 @@ class Mood:
         return self._write(rng, self.mood, self.animal, self.thing)
 
     def flaw(self, rng: Random) -> list[str]:
-        """A slip of grammar, another mood, another animal or thing."""
-        kind = rng.choice(("slip", "slip", "slip", "mood", "animal", "thing"))
-        if kind == "slip":
-            return slip(rng, self.answer(rng))
+        """Another mood, another animal or thing."""
+        kind = rng.choice(("mood", "animal", "thing"))
         mood = other(rng, sorted(MOODS), self.mood) if kind == "mood" else self.mood
         animal = other(rng, ANIMALS, self.animal) if kind == "animal" else self.animal
         thing = other(rng, THINGS, self.thing) if kind == "thing" else self.thing
