@@ -36,7 +36,7 @@ class BaseConfig(StageConfig):
     init_std: float = 0.08
     rope_theta: float = 300.0
 
-    steps: int = 2000
+    steps: int = 1500
     batch_size: int = 16  # blocks a step
     block_length: int = 64  # tokens a block: documents end to end, cut into blocks
     lr: float = 4e-3
