@@ -33,9 +33,9 @@ class LabelerConfig:
     kind: LabelerKind = LabelerKind.simulated
     groups: int = 5
     labelers_per_group: int = 8
-    noise: float = 0.15
-    tie_margin: float = 0.05
-    taste: float = 0.1
+    noise: float = 0.24
+    tie_margin: float = 0.1
+    taste: float = 0.25
 
     def __post_init__(self) -> None:
         for name in ("groups", "labelers_per_group"):
