@@ -15,7 +15,7 @@ CARE_IN_TEXT = 0.5  # share of the instructions in the text that are answered we
 
 
 def write_document(rng: Random, instruction_share: float) -> str:
-    """One document of 5 to 40 words."""
+    """One document of 3 to 45 words."""
     if rng.random() < instruction_share:
         return " ".join(_instruction(rng))
     write = rng.choices((_tale, _facts, _members, _numbers, _chant), weights=(5, 3, 2, 3, 3))[0]
