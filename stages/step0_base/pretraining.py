@@ -112,6 +112,7 @@ def block_loss(model: "LlamaForCausalLM", blocks: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten())
 
 
+@torch.no_grad()
 def mean_document_loss(model: "LlamaForCausalLM", documents: Sequence[list[int]]) -> float:
     """Mean cross-entropy (nats a token) over whole documents."""
     groups = micro_batches([len(document) for document in documents], VALIDATION_MAX_TOKENS)
