@@ -73,7 +73,9 @@ class BaseConfig(StageConfig):
                 f"steps={self.steps} batch_size={self.batch_size} block_length={self.block_length}"
             )
             raise UserError(
-                "base sizes must be at least 1", got=got, do="see conf/scale/world.yaml"
+                "base.steps, base.batch_size and base.block_length must be at least 1",
+                got=got,
+                do="for example 1500, 16 and 64",
             )
         if self.hidden_size % (2 * self.num_heads):
             got = f"hidden_size={self.hidden_size} num_heads={self.num_heads}"
