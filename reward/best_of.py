@@ -5,7 +5,8 @@ from pathlib import Path
 
 from reward.model import load_reward_model
 from reward.scoring import score_responses
-from stages.lm.rollout import HFEngine, Sampling, sampling_keys
+from stages.lm.engines.hf import HFEngine
+from stages.lm.rollout import Sampling, sampling_keys
 from stages.lm.streaming import Speaker
 from stages.lm.tokens import decode_response, encode_prompt
 from stages.records.schemas import Message

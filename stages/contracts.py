@@ -88,6 +88,14 @@ def check_divides(config: StageConfig, part: str, whole: str) -> None:
         )
 
 
+def check_truncation(top_k: int, top_p: float) -> None:
+    """Refuse a truncation of sampling that no token would pass."""
+    if top_k < 0:
+        raise UserError("top_k must not be negative", got=str(top_k), do="0 keeps all tokens")
+    if not 0 < top_p <= 1:
+        raise UserError("top_p must lie in (0, 1]", got=str(top_p), do="1 keeps all tokens")
+
+
 def nearest_divisor(whole: int, wanted: int) -> int:
     """The divisor of `whole` closest to `wanted`; the smaller of two equally close."""
     divisors = [number for number in range(1, whole + 1) if whole % number == 0]

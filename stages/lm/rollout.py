@@ -1,25 +1,27 @@
-"""The rollout engine: prompts to sampled responses, on the policy's own module.
+"""What a rollout engine is: prompts to sampled responses, with weights of a known version.
 
-Cost follows real tokens: a finished sequence leaves the batch. Noise is a function of a key (seed,
-stream, prompt, sample) and the position, so how a batch is split changes nothing that is sampled.
+Noise is a function of a key (seed, stream, prompt, sample) and the position, so how a batch is
+split changes nothing that is sampled. The engines themselves: `stages.lm.engines`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stages.contracts import UserError
-from stages.lm.batching import pad_left
+from stages.contracts import UserError, check_truncation
 
 
 @dataclass(kw_only=True)
 class Sampling:
-    """How responses are drawn. Training uses plain sampling (top_k=0, top_p=1): truncated sampling
-    makes stored log-probs wrong. top_k and top_p are for evaluation and chat."""
+    """How responses are drawn: plain sampling by default, which is what training uses.
+
+    greedy: the likeliest token each time. top_k: of the k likeliest tokens; 0: of all. top_p: of
+    the fewest that have this probability together, top_k applied before.
+    """
 
     max_new_tokens: int
     temperature: float = 1.0
@@ -40,15 +42,43 @@ class Sampling:
                 got=str(self.max_new_tokens),
                 do="for example 24",
             )
+        check_truncation(self.top_k, self.top_p)
 
 
 @dataclass(kw_only=True)
 class Rollouts:
-    """B sampled responses: tokens (EOS when finished), log-probs, whether they finished."""
+    """B sampled responses: tokens (EOS when finished), their log-probs, whether they finished.
+
+    logprobs: of the distribution that was sampled from, in nats. version: of the engine's weights.
+    """
 
     tokens: list[list[int]]
     logprobs: list[list[float]]
     finished: list[bool]
+    version: int = 0
+
+
+class RolloutEngine(Protocol):
+    """Samples with weights that it is given; in this process, or in one of its own.
+
+    version: of the weights that it holds, 0 at first. in_process: it shares this process: batches
+    are cut for it, and while it samples nothing else goes on. An engine of another process
+    schedules sequences itself, and the trainer may work meanwhile.
+    """
+
+    version: int
+    in_process: bool
+
+    def load_weights(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Take the policy's parameters, by name, as that version."""
+
+    def generate(
+        self, prompts: Sequence[list[int]], sampling: Sampling, keys: np.ndarray
+    ) -> Rollouts:
+        """Responses to B prompts (token ids), with the noise of `keys` (B,) uint64."""
+
+    def close(self) -> None:
+        """Give back what the engine holds; it is not used again."""
 
 
 def sampling_keys(
@@ -77,93 +107,11 @@ def _mix(state: np.ndarray) -> np.ndarray:
     return mixed
 
 
-class HFEngine:
-    """Samples with a Transformers model and its key-value cache."""
-
-    def __init__(self, model: Any, *, eos_token_id: int, pad_token_id: int) -> None:
-        self.model, self.eos_token_id, self.pad_token_id = model, eos_token_id, pad_token_id
-
-    @torch.no_grad()
-    def generate(
-        self, prompts: Sequence[list[int]], sampling: Sampling, keys: np.ndarray
-    ) -> Rollouts:
-        """Responses to B prompts (token ids), with the noise of `keys` (B,)."""
-        decoding = _Decoding(self, prompts, keys)
-        for position in range(sampling.max_new_tokens):
-            decoding.step(position, sampling)
-            if decoding.done():
-                break
-        return decoding.rollouts
-
-
-class _Decoding:
-    """The state of one `generate` call. `rows` are the sequences still being written."""
-
-    def __init__(self, engine: HFEngine, prompts: Sequence[list[int]], keys: np.ndarray) -> None:
-        from transformers import DynamicCache
-
-        self.engine, self.keys = engine, keys
-        device = engine.model.device
-        self.tokens = pad_left(prompts, engine.pad_token_id).to(device)
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        columns = torch.arange(self.tokens.shape[1], device=device)
-        self.mask = (columns >= self.tokens.shape[1] - lengths[:, None]).long()
-        self.cache = DynamicCache(config=engine.model.config)
-        self.rows = np.arange(len(prompts))
-        self.rollouts = Rollouts(
-            tokens=[[] for _ in prompts],
-            logprobs=[[] for _ in prompts],
-            finished=[False] * len(prompts),
-        )
-
-    def step(self, position: int, sampling: Sampling) -> None:
-        """Draw one token for every unfinished row."""
-        logprobs = self._next_logprobs(sampling.temperature)
-        chosen = choose_tokens(logprobs, sampling, uniforms(self.keys[self.rows], position))
-        taken = logprobs.gather(1, chosen[:, None])[:, 0]
-        self._record(chosen.tolist(), taken.tolist())
-        self._keep(chosen)
-
-    def done(self) -> bool:
-        """Whether every sequence has ended."""
-        return len(self.rows) == 0
-
-    def _next_logprobs(self, temperature: float) -> Tensor:
-        """(B, V) float32 at the sampling temperature. Position ids come from the mask."""
-        width = self.tokens.shape[1]
-        positions = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -width:]
-        output = self.engine.model(
-            input_ids=self.tokens,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1].float()
-        return (logits / temperature).log_softmax(-1)
-
-    def _record(self, chosen: list[int], logprobs: list[float]) -> None:
-        for row, token, logprob in zip(self.rows, chosen, logprobs, strict=True):
-            self.rollouts.tokens[row].append(token)
-            self.rollouts.logprobs[row].append(logprob)
-            self.rollouts.finished[row] = token == self.engine.eos_token_id
-
-    def _keep(self, chosen: Tensor) -> None:
-        """Drop finished rows from the batch and its cache; append the chosen token to the rest."""
-        alive = (chosen != self.engine.eos_token_id).nonzero()[:, 0]
-        if len(alive) < len(chosen):
-            self.cache.batch_select_indices(alive)
-            self.rows = self.rows[alive.cpu().numpy()]
-        self.tokens = chosen[alive, None]
-        self.mask = torch.cat([self.mask[alive], self.mask.new_ones(len(alive), 1)], dim=1)
-
-
 def choose_tokens(logprobs: Tensor, sampling: Sampling, noise: np.ndarray) -> Tensor:
     """(B,) token ids by inverse transform: the first whose cumulated probability exceeds noise."""
     if sampling.greedy:
         return logprobs.argmax(-1)
-    cumulated = truncated(logprobs, sampling).double().exp().cumsum(-1)
+    cumulated = logprobs.double().exp().cumsum(-1)
     threshold = torch.from_numpy(noise).to(logprobs.device)[:, None] * cumulated[:, -1:]
     return torch.searchsorted(cumulated, threshold, right=True)[:, 0].clamp(
         max=logprobs.shape[1] - 1
@@ -171,12 +119,17 @@ def choose_tokens(logprobs: Tensor, sampling: Sampling, noise: np.ndarray) -> Te
 
 
 def truncated(logprobs: Tensor, sampling: Sampling) -> Tensor:
-    """(B, V): -inf outside the top k and outside the smallest set of probability top_p."""
+    """(B, V): -inf outside the top k, then outside the smallest set of probability top_p.
+
+    What is left is normalised after each step. Tokens as likely as the k-th stay.
+    """
     if sampling.top_k:
         least = logprobs.topk(min(sampling.top_k, logprobs.shape[-1])).values[:, -1:]
-        logprobs = logprobs.masked_fill(logprobs < least, -torch.inf)
+        logprobs = logprobs.masked_fill(logprobs < least, -torch.inf).log_softmax(-1)
     if sampling.top_p < 1.0:
         ordered, index = logprobs.sort(descending=True)
-        outside = ordered.exp().cumsum(-1) - ordered.exp() >= sampling.top_p
-        logprobs = logprobs.masked_fill(outside.gather(-1, index.argsort(-1)), -torch.inf)
+        probabilities = ordered.double().exp()
+        outside = probabilities.cumsum(-1) - probabilities >= sampling.top_p
+        outside = outside.gather(-1, index.argsort(-1))
+        logprobs = logprobs.masked_fill(outside, -torch.inf).log_softmax(-1)
     return logprobs

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from stages.lm.loading import load_causal_lm, load_tokenizer
-from stages.lm.rollout import Sampling, choose_tokens
+from stages.lm.rollout import Sampling, choose_tokens, truncated
 from stages.lm.tokens import decode_response, encode_prompt, encode_text
 from stages.records.schemas import Message
 
@@ -49,7 +49,7 @@ class Speaker:
                 input_ids=unread, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
             logprobs = (output.logits[:, -1].float() / sampling.temperature).log_softmax(-1)
-            chosen = choose_tokens(logprobs, sampling, noise.random(1))
+            chosen = choose_tokens(truncated(logprobs, sampling), sampling, noise.random(1))
             if int(chosen) == self.tokenizer.eos_token_id:
                 return
             yield int(chosen)

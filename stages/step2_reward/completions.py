@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from stages.contracts import Context, InterruptedRunError, Report
+from stages.lm.engines.hf import HFEngine
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
-from stages.lm.rollout import HFEngine, Rollouts, Sampling, sampling_keys
+from stages.lm.rollout import Rollouts, Sampling, sampling_keys
 from stages.lm.sampling import sample_responses
 from stages.lm.tokens import decode_response, encode_prompt
 from stages.records.schemas import Completions, Prompt

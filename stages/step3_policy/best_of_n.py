@@ -17,9 +17,10 @@ import numpy as np
 from reward.model import load_reward_model
 from reward.scoring import score_responses
 from stages.contracts import Context, GoldKind, InterruptedRunError, Report
+from stages.lm.engines.hf import HFEngine
 from stages.lm.folders import link_folder
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
-from stages.lm.rollout import HFEngine, Rollouts, Sampling, sampling_keys
+from stages.lm.rollout import Rollouts, Sampling, sampling_keys
 from stages.lm.sampling import sample_responses
 from stages.lm.tokens import decode_response, encode_prompt
 from stages.records.schemas import Prompt

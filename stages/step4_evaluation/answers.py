@@ -18,8 +18,9 @@ from reward.model import RewardModel, load_reward_model
 from reward.scoring import score_responses
 from stages.contracts import GoldKind, UserError
 from stages.lm.batching import collate, micro_batches
+from stages.lm.engines.hf import HFEngine
 from stages.lm.logprobs import response_logprobs
-from stages.lm.rollout import HFEngine, Rollouts, Sampling, sampling_keys
+from stages.lm.rollout import Rollouts, Sampling, sampling_keys
 from stages.lm.sampling import sample_responses
 from stages.lm.tokens import decode_response, encode_prompt
 from stages.records.schemas import Prompt

@@ -19,7 +19,7 @@ from reward.model import Critic, RewardModel
 from stages.lm.batching import SequenceBatch, micro_batches
 from stages.lm.logprobs import document_loss, response_logprobs, response_logprobs_and_entropy
 from stages.lm.optimisation import NonFiniteError, OptimizerConfig, clip_and_step, make_optimizer
-from stages.lm.rollout import HFEngine
+from stages.lm.rollout import RolloutEngine
 from stages.step3_policy.ppo.config import KlPlacement, PpoConfig
 from stages.step3_policy.ppo.ema import WeightAverage
 from stages.step3_policy.ppo.experience import Experience
@@ -213,7 +213,7 @@ class Roles:
     ref_policy: ReferenceRole
     critic: CriticRole
     reward_model: RewardRole
-    engine: HFEngine
+    engine: RolloutEngine
 
 
 def optimizer_config(config: PpoConfig, lr: float) -> OptimizerConfig:

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from stages.lm.rollout import HFEngine, Rollouts, Sampling, sampling_keys
+from stages.lm.rollout import RolloutEngine, Rollouts, Sampling, sampling_keys
 from stages.lm.sampling import sample_responses
 from stages.step3_policy.ppo.config import PpoConfig
 
 
 def respond(
-    engine: HFEngine,
+    engine: RolloutEngine,
     prompts: Sequence[list[int]],
     config: PpoConfig,
     *,

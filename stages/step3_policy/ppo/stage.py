@@ -9,8 +9,8 @@ from typing import Any
 
 from reward.model import critic_from_reward_model, load_reward_model
 from stages.contracts import Context, Report, UserError
+from stages.lm.engines.hf import HFEngine
 from stages.lm.loading import load_causal_lm, load_tokenizer, save_model, text_contract
-from stages.lm.rollout import HFEngine
 from stages.step3_policy.ppo.config import PpoConfig, Select
 from stages.step3_policy.ppo.data import load_data
 from stages.step3_policy.ppo.loop import PpoLoop

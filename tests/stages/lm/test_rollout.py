@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from stages.lm.batching import collate
+from stages.lm.engines.hf import HFEngine
 from stages.lm.logprobs import response_logprobs
-from stages.lm.rollout import HFEngine, Sampling, choose_tokens, sampling_keys, truncated, uniforms
+from stages.lm.rollout import Sampling, choose_tokens, sampling_keys, truncated, uniforms
 
 PROMPTS = [[5, 7, 8], [6, 9], [10, 11, 12, 13, 14], [7]]
 

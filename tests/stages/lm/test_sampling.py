@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from stages.lm.rollout import HFEngine, Sampling, sampling_keys
+from stages.lm.engines.hf import HFEngine
+from stages.lm.rollout import Sampling, sampling_keys
 from stages.lm.sampling import sample_responses
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lm.rollout import HFEngine, Sampling
+from stages.lm.engines.hf import HFEngine
+from stages.lm.rollout import Sampling
 from stages.lm.streaming import Speaker
 from stages.lm.tokens import decode_response, encode_prompt
 

@@ -13,8 +13,8 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
 from stages.contracts import Context
+from stages.lm.engines.hf import HFEngine
 from stages.lm.process import prepare_process
-from stages.lm.rollout import HFEngine
 from stages.step3_policy.ppo.config import Select
 from stages.step3_policy.ppo.roles import PolicyRole
 from stages.step3_policy.ppo.stage import run

@@ -4,7 +4,7 @@ A table row holds the logits of the token after each token. The classes have the
 PPO's roles ask of a language model, a reward model and a critic: the real loop runs on them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,10 +43,15 @@ class TablePolicy(nn.Module):
 
 
 class TableEngine:
-    """One action a prompt, always finished."""
+    """One action a prompt, always finished, from the policy's own table."""
+
+    in_process = True
 
     def __init__(self, policy: TablePolicy) -> None:
-        self.policy = policy
+        self.policy, self.version = policy, 0
+
+    def load_weights(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        self.version = version
 
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, keys: np.ndarray
@@ -58,6 +63,7 @@ class TableEngine:
             tokens=chosen[:, None].tolist(),
             logprobs=taken.tolist(),
             finished=[True] * len(prompts),
+            version=self.version,
         )
 
 

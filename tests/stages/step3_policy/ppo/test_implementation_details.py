@@ -13,9 +13,10 @@ from torch import Tensor
 
 from reward.normalization import normalise
 from stages.lm.batching import SequenceBatch, collate
+from stages.lm.engines.hf import HFEngine
 from stages.lm.logprobs import response_logprobs
 from stages.lm.optimisation import OptimizerConfig, make_optimizer
-from stages.lm.rollout import HFEngine, Sampling, sampling_keys
+from stages.lm.rollout import Sampling, sampling_keys
 from stages.step3_policy.ppo.config import KlPlacement, MissingEos
 from stages.step3_policy.ppo.experience import Experience
 from stages.step3_policy.ppo.loop import PpoLoop, make_experience
