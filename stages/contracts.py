@@ -11,11 +11,11 @@ writes only into `out`. It can be called from a notebook or a test: it does not 
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 
 class UserError(Exception):
@@ -60,8 +60,46 @@ class StageConfig:
     seed: int = 0
     threads: int = 1
 
+    def cautions(self) -> list[str]:
+        """What the user should know of settings that are allowed and seldom wise."""
+        return []
 
-def check_positive(config: StageConfig, *names: str) -> None:
+    def worker_groups(self) -> "list[GroupShape]":
+        """The processes that the stage wants beside its own."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupShape:
+    """Processes that work as one; cpus and gpus are those of each."""
+
+    name: str
+    processes: int
+    cpus: float
+    gpus: float = 0.0
+
+
+class WorkerGroup(Protocol):
+    """Processes that hold the same parts and are called together; they outlive a failed call.
+
+    Raises in every method:
+        WorkerError: a process died, failed or was late; the whole group is then of no more use.
+    """
+
+    shape: GroupShape
+
+    def build(self, factory: Callable[..., Mapping[str, object]], *arguments: Any) -> None:
+        """Make the parts on every rank, the same way."""
+
+    def call(self, part: str, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Call a method of a part on all ranks, each with its own arguments; results by rank."""
+
+
+class WorkerError(RuntimeError):
+    """A process of a worker group failed: which, in what, and all that is known of it."""
+
+
+def check_positive(config: object, *names: str) -> None:
     """Refuse a value that is not above zero; the error names the key."""
     for name in names:
         value = getattr(config, name)
@@ -69,7 +107,7 @@ def check_positive(config: StageConfig, *names: str) -> None:
             raise UserError(f"{name} must be positive", got=str(value), do=f"set {name} above 0")
 
 
-def check_share(config: StageConfig, *names: str) -> None:
+def check_share(config: object, *names: str) -> None:
     """Refuse a value outside [0, 1]; the error names the key."""
     for name in names:
         value = getattr(config, name)
@@ -182,11 +220,13 @@ class Context:
     checkpoints: a folder that outlives a killed try of this same stage.
     should_stop: true after SIGTERM or past the wall-time limit; the stage then writes a checkpoint
     and raises InterruptedRunError.
+    workers: the groups that the config asked for, by name.
     """
 
     checkpoints: Path
     journal: Journal
     should_stop: Callable[[], bool] = lambda: False
+    workers: Mapping[str, WorkerGroup] = field(default_factory=dict)
 
     @classmethod
     def at(cls, folder: Path) -> "Context":

@@ -73,10 +73,10 @@ def collate(
     )
 
 
-def pad_right(sequences: Sequence[Sequence[int]], pad_token_id: int) -> Tensor:
-    """(B, T) int64, shorter sequences filled up at the end."""
+def pad_right(sequences: Sequence[Sequence[float]], padding: float) -> Tensor:
+    """(B, T) int64 of token ids, float32 of numbers; shorter sequences filled up at the end."""
     width = max(len(sequence) for sequence in sequences)
-    rows = [[*sequence, *[pad_token_id] * (width - len(sequence))] for sequence in sequences]
+    rows = [[*sequence, *[padding] * (width - len(sequence))] for sequence in sequences]
     return torch.tensor(rows)
 
 

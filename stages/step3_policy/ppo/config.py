@@ -4,7 +4,7 @@ Where the paper prints no value the comment says whose it is: LMHP (Ziegler et a
 (Stiennon et al. 2020), WG (WebGPT), N+ (Huang et al. 2024).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from stages.contracts import (
@@ -16,15 +16,50 @@ from stages.contracts import (
     check_share,
     no_effect,
 )
+from stages.step3_policy.ppo.stopping import StopRules
 
 MIN_WHITENING_SEQUENCES = 8
 
 
+class Advantage(StrEnum):
+    """The estimator of advantages; `align/advantage=NAME` sets what else it needs.
+
+    gae: a critic (the paper). rloo, grpo: the samples of a prompt against one another.
+    reinforce_pp: the reward still to come against the whole batch.
+    """
+
+    gae = "gae"
+    rloo = "rloo"
+    grpo = "grpo"
+    reinforce_pp = "reinforce_pp"
+
+    @property
+    def needs_critic(self) -> bool:
+        """Without it no critic is loaded, updated or kept."""
+        return self is Advantage.gae
+
+    @property
+    def compares_samples(self) -> bool:
+        """Whether the baseline is what else was sampled for the prompt."""
+        return self in (Advantage.rloo, Advantage.grpo)
+
+
 class KlPlacement(StrEnum):
-    """Where the KL penalty stands: k1 in the reward (the paper), or the sequence's k2 as a loss."""
+    """Where the KL penalty stands: k1 in the reward (the paper), or `kl_loss` beside the loss."""
 
     reward = "reward"
     loss = "loss"
+
+
+class KlLoss(StrEnum):
+    """The KL as a loss: k2 of the whole sequence, or published GRPO's k3 of every token.
+
+    Only k2 has the gradient of the penalty in Eq. 2. k3's is that of the forward KL, from reference
+    to policy: a regulariser with another optimum.
+    """
+
+    k2 = "k2"
+    k3 = "k3"
 
 
 class KlController(StrEnum):
@@ -50,14 +85,21 @@ class EmaUnit(StrEnum):
 
 
 class Select(StrEnum):
-    """Which weights become the policy: the average, the last, or the best validation proxy.
+    """Which weights become the policy: the average, the last, or the best of the validations.
 
-    The proxy is what training maximises: `proxy` notices divergence, not over-optimisation.
+    The best is told by what training did not maximise: a judge (a second reward model, given as
+    `given.judge`), or gold. The reward model itself notices divergence, not over-optimisation.
     """
 
     ema = "ema"
     last = "last"
-    proxy = "proxy"
+    proxy_judge = "proxy_judge"
+    gold = "gold"
+
+    @property
+    def figure(self) -> str | None:
+        """The validation figure that the best weights have the highest of; None: none are kept."""
+        return {Select.proxy_judge: "validation/judge", Select.gold: "validation/gold"}.get(self)
 
 
 @dataclass(kw_only=True)
@@ -66,7 +108,8 @@ class PpoConfig(StageConfig):
 
     # Batch arithmetic: 500 iterations of 512 episodes, the paper's 256k.
     iterations: int = 500
-    rollout_batch_size: int = 512  # prompts an iteration, one response each
+    rollout_batch_size: int = 512  # episodes (responses) an iteration
+    samples_per_prompt: int = 1  # responses to each prompt, among those episodes
     minibatch_size: int = 64  # sequences an optimizer step
     ppo_epochs: int = 1  # passes over a rollout batch
     microbatch_tokens: int = 16_384  # padded tokens a forward
@@ -80,6 +123,7 @@ class PpoConfig(StageConfig):
     # Reward
     kl_coef: float = 0.02
     kl_placement: KlPlacement = KlPlacement.reward
+    kl_loss: KlLoss = KlLoss.k2  # placement=loss only
     kl_controller: KlController = KlController.fixed
     target_kl: float = 6.0  # nats a response; adaptive only (LMHP)
     kl_horizon: int = 10_000  # episodes; adaptive only (LMHP)
@@ -88,9 +132,11 @@ class PpoConfig(StageConfig):
     whiten_rewards: bool = False  # WG, N+
 
     # Advantages and losses
-    gamma: float = 1.0
-    gae_lambda: float = 0.95  # ST, WG
-    whiten_advantages: bool = True  # WG
+    advantage: Advantage = Advantage.gae
+    gamma: float = 1.0  # gae and reinforce_pp
+    gae_lambda: float = 0.95  # gae only (ST, WG)
+    group_std: bool = True  # grpo only: published GRPO; false: Dr. GRPO
+    whiten_advantages: bool = True  # over the rollout batch (WG)
     clip_range: float = 0.2
     value_clip_range: float | None = 0.2  # null: plain squared error (LMHP, N+)
 
@@ -117,6 +163,7 @@ class PpoConfig(StageConfig):
     select: Select = Select.ema
 
     # Watching
+    stop: StopRules = field(default_factory=StopRules)
     gold: GoldKind = GoldKind.none
     validation_every: int = 10  # iterations; always after the last
     validation_prompts: int = 256
@@ -127,6 +174,23 @@ class PpoConfig(StageConfig):
         _check_signs(self)
         _check_shares(self)
         _check_batches(self)
+        _check_estimator(self)
+        _check_choices(self)
+
+    def cautions(self) -> list[str]:
+        """Published GRPO's KL is another penalty than the paper's."""
+        if self.kl_placement is KlPlacement.loss and self.kl_loss is KlLoss.k3:
+            return [
+                "align.kl_loss=k3 is not the KL penalty of Eq. 2: as a loss it is a regulariser of "
+                "the forward kind, KL(reference || policy), with another optimum. "
+                "kl_placement=reward or kl_loss=k2 reach the one of Eq. 2."
+            ]
+        return []
+
+    @property
+    def prompts_per_iteration(self) -> int:
+        """Prompts of a rollout batch, each with `samples_per_prompt` responses."""
+        return self.rollout_batch_size // self.samples_per_prompt
 
     @property
     def num_minibatches(self) -> int:
@@ -147,6 +211,7 @@ class PpoConfig(StageConfig):
 POSITIVE = (
     "iterations",
     "rollout_batch_size",
+    "samples_per_prompt",
     "minibatch_size",
     "ppo_epochs",
     "microbatch_tokens",
@@ -202,6 +267,7 @@ def _check_shares(config: PpoConfig) -> None:
 def _check_batches(config: PpoConfig) -> None:
     whole, part = config.rollout_batch_size, config.minibatch_size
     check_divides(config, "minibatch_size", "rollout_batch_size")
+    check_divides(config, "samples_per_prompt", "rollout_batch_size")
     whitens = config.whiten_advantages or config.whiten_rewards
     if whitens and whole < MIN_WHITENING_SEQUENCES:
         raise UserError(
@@ -214,4 +280,36 @@ def _check_batches(config: PpoConfig) -> None:
             "ptx_ratio gives no pretraining document to a minibatch",
             got=f"{config.ptx_ratio} documents an episode, {part} episodes a minibatch",
             do=f"set ptx_ratio={1 / part:g} or more, or ptx_coef=0",
+        )
+
+
+def _check_estimator(config: PpoConfig) -> None:
+    if config.advantage.compares_samples and config.samples_per_prompt < 2:
+        whole = config.rollout_batch_size
+        nearest = next((k for k in range(2, whole + 1) if whole % k == 0), 2)
+        raise UserError(
+            f"advantage={config.advantage} compares the samples of a prompt: it needs two or more",
+            got=f"samples_per_prompt={config.samples_per_prompt}",
+            do=f"set samples_per_prompt={nearest} or more, or take advantage=reinforce_pp",
+        )
+    if config.advantage is Advantage.reinforce_pp and not config.whiten_advantages:
+        raise UserError(
+            "advantage=reinforce_pp has no baseline but the mean of the batch",
+            got="whiten_advantages=false",
+            do="set whiten_advantages=true",
+        )
+
+
+def _check_choices(config: PpoConfig) -> None:
+    if config.kl_loss is KlLoss.k3 and config.kl_placement is KlPlacement.reward:
+        raise UserError(
+            "kl_loss=k3 can only be a loss: in the reward it diverges",
+            got="kl_placement=reward",
+            do="set kl_placement=loss, or leave kl_loss out",
+        )
+    if config.select is Select.gold and config.gold is GoldKind.none:
+        raise UserError(
+            "select=gold needs a known true reward",
+            got="gold=none",
+            do="set gold=world on the embedded world; elsewhere select=ema or select=proxy_judge",
         )

@@ -44,9 +44,13 @@ class PpoData:
     config: PpoConfig
 
     def prompts_of(self, iteration: int) -> tuple[list[int], PromptSet]:
-        """The prompts of an iteration (from 0) and their indices: passes of fresh permutations."""
-        config = self.config
-        indices = batch_indices(len(self.train), config.rollout_batch_size, config.seed, iteration)
+        """A prompt an episode of an iteration (from 0), and their indices.
+
+        Passes of fresh permutations; a prompt comes `samples_per_prompt` times in a row.
+        """
+        config, size = self.config, self.config.prompts_per_iteration
+        drawn = batch_indices(len(self.train), size, config.seed, iteration)
+        indices = [index for index in drawn for _ in range(config.samples_per_prompt)]
         return indices, self.train.take(indices)
 
     def documents_of(self, update: int) -> list[list[int]]:

@@ -1,7 +1,7 @@
 """A batch of rollouts with everything PPO learns from, and its minibatches."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from stages.step3_policy.ppo.config import PpoConfig
 
 @dataclass(kw_only=True)
 class Experience:
-    """One response a prompt. B sequences, R tokens of the longest response; 0 where masked.
+    """B sequences, R tokens of the longest response; 0 where masked.
 
     Policy: what it did, and what it would have said. Outcome: what that was worth. Targets: what
-    the losses use.
+    the losses use. The samples of a prompt stand together until minibatches are drawn.
     """
 
     # Trajectory
@@ -24,7 +24,8 @@ class Experience:
     finished: Tensor  # (B,) bool: ended in EOS
 
     # Policy, at the start of the updates
-    old_logprobs: Tensor  # (B, R) of the sampled tokens, recomputed with the training forward
+    engine_logprobs: Tensor  # (B, R) of the sampled tokens, as the engine drew them
+    old_logprobs: Tensor  # (B, R) of the same tokens, recomputed with the training forward
     ref_logprobs: Tensor  # (B, R) of the same tokens under the reference
     entropies: Tensor  # (B, R) nats
 
@@ -35,9 +36,9 @@ class Experience:
     )
 
     # Targets
-    values: Tensor  # (B, R) the critic's, at the start of the updates
+    values: Tensor | None  # (B, R) the critic's, at the start of the updates; None without one
     advantages: Tensor  # (B, R) whitened if so configured
-    returns: Tensor  # (B, R) what the critic is fitted to
+    returns: Tensor | None  # (B, R) what the critic is fitted to
     advantage_scale: Tensor  # (B,) what whitening multiplied by: a KL loss keeps pace with it
 
     @property
@@ -52,11 +53,12 @@ class Experience:
         width = int(batch.response_lengths.max())
         tensors = {name: tensor[index] for name, tensor in self.tensors().items()}
         cut = {name: t if t.dim() == 1 else t[:, :width] for name, t in tensors.items()}
-        return Experience(batch=batch, **cut)
+        return replace(self, batch=batch, **cut)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every field but the token batch, by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "batch"}
+        """Every tensor but the token batch, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "batch"}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def minibatch_rows(config: PpoConfig, iteration: int) -> Iterator[tuple[int, list[int]]]:

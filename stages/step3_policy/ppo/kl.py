@@ -6,12 +6,14 @@ k3 are unbiased for KL(policy || reference) when the tokens are the policy's own
 
 Where each may stand decides what is learnt. Only k1 in the reward and k2 of the whole sequence as a
 loss lead to the optimum pi* ~ ref * exp(r / kl_coef); k2 in the reward collapses, k3 in the reward
-diverges, a token's k2 as a loss ignores what the token does to the KL of those after it.
+diverges, a token's k2 as a loss ignores what the token does to the KL of those after it. k3 as a
+loss, which published GRPO has, leads to the forward KL's optimum, ref / (lambda - r / kl_coef).
 """
 
 import torch
 from torch import Tensor
 
+from stages.step3_policy.ppo.config import KlLoss
 from stages.step3_policy.ppo.masked import sequence_sums
 
 
@@ -26,7 +28,7 @@ def k2(log_ratio: Tensor) -> Tensor:
 
 
 def k3(log_ratio: Tensor) -> Tensor:
-    """ref/pi - 1 - log(ref/pi): unbiased, never negative, of low variance. For watching only."""
+    """ref/pi - 1 - log(ref/pi): unbiased, never negative, of low variance. To watch."""
     return torch.expm1(-log_ratio) + log_ratio
 
 
@@ -45,6 +47,24 @@ def sequence_k2_losses(
     """
     weights = sequence_sums(logprobs - old_logprobs, mask).detach().exp()
     return weights * k2(sequence_sums(logprobs - ref_logprobs, mask))
+
+
+def sequence_k3_losses(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """(B,): the tokens' k3, summed, gradient through `logprobs` (Shao et al. 2024, Eq. 4).
+
+    Not the penalty of Eq. 2: its gradient is that of KL(ref || policy). As published, nothing
+    corrects for the policy having moved since it sampled.
+    """
+    return sequence_sums(k3(logprobs - ref_logprobs), mask)
+
+
+def kl_losses(
+    kind: KlLoss, logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor
+) -> Tensor:
+    """(B,): the KL of each response as a loss."""
+    if kind is KlLoss.k3:
+        return sequence_k3_losses(logprobs, ref_logprobs, mask)
+    return sequence_k2_losses(logprobs, old_logprobs, ref_logprobs, mask)
 
 
 def adapted_kl_coef(

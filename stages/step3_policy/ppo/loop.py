@@ -4,9 +4,9 @@ The objective (Eq. 2), over prompts of D and pretraining text:
 
     E[ r(x, y) - beta log(pi(y|x) / pi_ref(y|x)) ]  +  gamma E[ log pi(x) ]
 
-    x  ~ prompts;  y ~ pi(.|x)                       rollout_batch_size, temperature 1
+    x  ~ prompts;  y ~ pi(.|x)                       rollout_batch_size, samples_per_prompt
     r_t = -beta (log pi_t - log ref_t);  r_T += score
-    V = critic(x, y);  A, R = GAE(r, V);  A whitened
+    V = critic(x, y);  A, R = GAE(r, V);  A whitened     or RLOO, GRPO, REINFORCE++: no critic
     for each minibatch of a random split:            one pass
         gradient of the clipped surrogate
         + ptx_coef * gradient of the text's cross-entropy, into the same step
@@ -20,11 +20,12 @@ from dataclasses import dataclass
 import torch
 
 from stages.contracts import Context, InterruptedRunError
-from stages.lm.batching import collate
+from stages.lm.batching import collate, pad_right
 from stages.lm.checkpoints import Checkpoints
 from stages.lm.optimisation import Schedule, ScheduleConfig, lr_factor
 from stages.lm.rollout import Rollouts
-from stages.step3_policy.ppo.advantages import gae, scale_of, whiten
+from stages.step3_policy.ppo.advantages import estimate, whiten
+from stages.step3_policy.ppo.anomalies import check_log_ratios, keep_if_broken
 from stages.step3_policy.ppo.config import EmaUnit, KlController, KlPlacement, PpoConfig
 from stages.step3_policy.ppo.data import PpoData, PromptSet
 from stages.step3_policy.ppo.experience import Experience, minibatch_rows
@@ -33,7 +34,7 @@ from stages.step3_policy.ppo.metrics import Figures, Stopwatch, experience_figur
 from stages.step3_policy.ppo.rewards import apply_missing_eos, token_rewards
 from stages.step3_policy.ppo.roles import Roles
 from stages.step3_policy.ppo.rollouts import respond
-from stages.step3_policy.ppo.state import LoopState, keep_if_broken, resume, save
+from stages.step3_policy.ppo.state import LoopState, resume, save
 from stages.step3_policy.ppo.validation import gold_rewards, validate
 
 
@@ -53,11 +54,15 @@ class PpoLoop:
         self.context.journal.start(self.config.iterations, "iterations")
         if done == 0:
             self.context.journal.log(0, self.validate(state, done))
-        while done < self.config.iterations:
+        while done < self.config.iterations and not state.stopped_by:
             figures = self.iterate(done, state.kl_coef)
             done += 1
+            state.iterations = done
             state.kl_coef = next_kl_coef(self.config, state.kl_coef, figures["rollout/kl"])
             if done % self.config.validation_every == 0 or done == self.config.iterations:
+                figures |= self.validate(state, done)
+            state.heed(self.config.stop, figures)
+            if state.stopped_by and "validation/kl" not in figures:
                 figures |= self.validate(state, done)
             self.tell(figures, done)
             self.keep(checkpoints, state, done)
@@ -70,6 +75,8 @@ class PpoLoop:
             prompts, rollouts = self.sample(iteration)
         with clock.phase("scoring"):
             experience = make_experience(roles, prompts, rollouts, self.config, kl_coef)
+            with keep_if_broken(experience, self.context.checkpoints, iteration):
+                check_log_ratios(experience)
             gold = gold_rewards(self.data, prompts, rollouts, self.config.gold)
         lr = policy_lr(self.config, iteration)
         updates = []
@@ -78,8 +85,9 @@ class PpoLoop:
             with keep_if_broken(minibatch, self.context.checkpoints, iteration):
                 with clock.phase("policy"):
                     figures = self.update_policy(minibatch, update, kl_coef, lr)
-                with clock.phase("critic"):
-                    figures |= roles.critic.update(minibatch)
+                if roles.critic is not None:
+                    with clock.phase("critic"):
+                        figures |= roles.critic.update(minibatch)
             updates.append(figures)
         if self.config.ema_unit is EmaUnit.iteration:
             roles.policy.average.update(roles.policy.model)
@@ -93,7 +101,7 @@ class PpoLoop:
         }
 
     def sample(self, iteration: int) -> tuple[PromptSet, Rollouts]:
-        """Prompts of this iteration, and one response to each from the policy as it is."""
+        """Prompts of this iteration, one an episode, and responses of the policy as it is."""
         indices, prompts = self.data.prompts_of(iteration)
         rollouts = respond(
             self.roles.engine, prompts.tokens, self.config, stream=iteration, indices=indices
@@ -127,10 +135,10 @@ class PpoLoop:
         self.context.journal.advance(done, shown)
 
     def keep(self, checkpoints: Checkpoints, state: LoopState, done: int) -> None:
-        """Write a checkpoint when it is time, or when the stage was asked to stop."""
+        """Write a checkpoint when it is time, when a rule ended the training, or when asked to."""
         stop = self.context.should_stop()
         due = done % self.config.checkpoint_every == 0 and done < self.config.iterations
-        if stop or due:
+        if stop or due or state.stopped_by:
             save(checkpoints, done, self.roles, state)
         if stop:
             raise InterruptedRunError(f"stopped after iteration {done} of {self.config.iterations}")
@@ -145,7 +153,8 @@ def make_experience(
     # Not the engine's log-probs: these come from the forward that the updates differentiate.
     old_logprobs, entropies = roles.policy.logprobs_and_entropies(batch)
     ref_logprobs = roles.ref_policy.logprobs(batch)
-    values, scores = roles.critic.values(batch), roles.reward_model.scores(batch)
+    values = None if roles.critic is None else roles.critic.values(batch)
+    scores = roles.reward_model.scores(batch)
 
     in_reward = kl_coef if config.kl_placement is KlPlacement.reward else 0.0
     rewards = token_rewards(
@@ -154,25 +163,20 @@ def make_experience(
         mask,
     )
     learnt = whiten(rewards, mask, center=False) if config.whiten_rewards else rewards
-    advantages, returns = gae(
-        learnt, values, mask, gamma=config.gamma, gae_lambda=config.gae_lambda
-    )
-    scale = torch.ones_like(scores)
-    if config.whiten_advantages:
-        scale = scale * scale_of(advantages, mask)
-        advantages = whiten(advantages, mask, center=True)
+    targets = estimate(learnt, values, mask, config)
     return Experience(
         batch=batch,
         finished=finished,
+        engine_logprobs=pad_right(rollouts.logprobs, 0.0),
         old_logprobs=old_logprobs,
         ref_logprobs=ref_logprobs,
         entropies=entropies,
         scores=scores,
         rewards=rewards,
         values=values,
-        advantages=advantages,
-        returns=returns,
-        advantage_scale=scale,
+        advantages=targets.advantages,
+        returns=targets.returns,
+        advantage_scale=torch.ones_like(scores) * targets.scale,
     )
 
 

@@ -37,7 +37,7 @@ def experience_figures(experience: Experience) -> Figures:
     """What the policy did, and what the reward model and the critic thought of it."""
     mask, scores = experience.mask, experience.scores
     log_ratio = experience.old_logprobs - experience.ref_logprobs
-    return {
+    figures = {
         "rollout/score_mean": float(scores.mean()),
         "rollout/score_std": float(scores.std(correction=0)),
         "rollout/kl": float(sequence_sums(k1(log_ratio), mask).mean()),
@@ -46,10 +46,11 @@ def experience_figures(experience: Experience) -> Figures:
         "rollout/response_tokens": float(mask.sum(-1).float().mean()),
         "rollout/eos_rate": float(experience.finished.float().mean()),
         "reward/total_mean": float(sequence_sums(experience.rewards, mask).mean()),
-        "critic/explained_variance": float(
-            explained_variance(experience.values, experience.returns, mask)
-        ),
     }
+    if experience.values is not None and experience.returns is not None:
+        explained = explained_variance(experience.values, experience.returns, mask)
+        figures["critic/explained_variance"] = float(explained)
+    return figures
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

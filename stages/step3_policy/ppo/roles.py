@@ -20,10 +20,11 @@ from stages.lm.batching import SequenceBatch, micro_batches
 from stages.lm.logprobs import document_loss, response_logprobs, response_logprobs_and_entropy
 from stages.lm.optimisation import NonFiniteError, OptimizerConfig, clip_and_step, make_optimizer
 from stages.lm.rollout import RolloutEngine
+from stages.step3_policy.ppo.anomalies import check_finite
 from stages.step3_policy.ppo.config import KlPlacement, PpoConfig
 from stages.step3_policy.ppo.ema import WeightAverage
 from stages.step3_policy.ppo.experience import Experience
-from stages.step3_policy.ppo.kl import k2, sequence_k2_losses
+from stages.step3_policy.ppo.kl import k2, kl_losses
 from stages.step3_policy.ppo.losses import policy_losses, value_losses
 from stages.step3_policy.ppo.masked import masked_sum
 
@@ -53,7 +54,7 @@ class PolicyRole:
     def policy_gradient(self, minibatch: Experience, kl_coef: float) -> Figures:
         """Accumulate the gradient of the clipped surrogate: its mean over the minibatch's tokens.
 
-        With the KL as a loss, `kl_coef` times the sequences' k2 joins it, in the same unit.
+        With the KL as a loss, `kl_coef` times that of the sequences joins it, in the same unit.
         """
         totals = dict.fromkeys(("loss/policy", "policy/clip_fraction", "policy/approx_kl"), 0.0)
         ratio_max, num_tokens = 0.0, int(minibatch.mask.sum())
@@ -70,12 +71,15 @@ class PolicyRole:
     ) -> tuple[Tensor, Figures, float]:
         """A micro-batch's share of the loss and of the figures, and its largest ratio."""
         logprobs = response_logprobs(self.model, part.batch, self.config.temperature)
+        check_finite(logprobs.detach() - part.old_logprobs, part.mask, "log-ratio of the policy")
         losses, ratios, clipped = policy_losses(
             logprobs, part.old_logprobs, part.advantages, self.config.clip_range
         )
         loss = masked_sum(losses, part.mask) / num_tokens
         if self.config.kl_placement is KlPlacement.loss:
-            kl = sequence_k2_losses(logprobs, part.old_logprobs, part.ref_logprobs, part.mask)
+            kl = kl_losses(
+                self.config.kl_loss, logprobs, part.old_logprobs, part.ref_logprobs, part.mask
+            )
             loss = loss + kl_coef * (part.advantage_scale * kl).sum() / num_tokens
         moved = k2(logprobs.detach() - part.old_logprobs)
         figures = {
@@ -178,6 +182,8 @@ class CriticRole:
         """One optimizer step of the clipped value loss at the fixed rate (App. C.4)."""
         total, num_tokens = 0.0, int(minibatch.mask.sum())
         for part in parts_of(minibatch, self.config.microbatch_tokens):
+            assert part.values is not None
+            assert part.returns is not None
             losses = value_losses(
                 self.model.values(part.batch),
                 part.values,
@@ -207,13 +213,24 @@ class CriticRole:
 
 @dataclass(kw_only=True)
 class Roles:
-    """Who takes part. The engine samples with the policy's weights."""
+    """Who takes part. The engine samples with the policy's weights.
+
+    critic: None where the advantages need none. judge: a reward model that training does not
+    maximise, where there is one to choose the kept weights by.
+    """
 
     policy: PolicyRole
     ref_policy: ReferenceRole
-    critic: CriticRole
+    critic: CriticRole | None
     reward_model: RewardRole
     engine: RolloutEngine
+    judge: RewardRole | None = None
+
+    @property
+    def trained(self) -> dict[str, PolicyRole | CriticRole]:
+        """The roles that learn, by name: what a checkpoint holds."""
+        critic = {} if self.critic is None else {"critic": self.critic}
+        return {"policy": self.policy, **critic}
 
 
 def optimizer_config(config: PpoConfig, lr: float) -> OptimizerConfig:

@@ -1,6 +1,6 @@
 """The policy stage with PPO: load the models, run the loop, publish the weights that were chosen.
 
-Left out: rollouts and updates on more than one process, and estimators without a critic.
+Left out: rollouts and updates on more than one process.
 """
 
 import copy
@@ -27,17 +27,23 @@ def run(
     text: Path,
     out: Path,
     context: Context,
+    judge: Path | None = None,
 ) -> Report:
-    """Train the policy from `ppo_init`; `model/` the selected weights, `ema/` their average."""
+    """Train the policy from `ppo_init`; `model/` the selected weights, `ema/` their average.
+
+    judge: a second reward model, for `select=proxy_judge`.
+    """
     tokenizer = load_tokenizer(ppo_init / "model")
     roles = load_roles(config, ppo_init / "model", reward_model / "model")
+    if judge is not None:
+        roles.judge = load_judge(config, judge / "model")
     data = load_data(config, tokenizer, prompts, text)
     state = PpoLoop(roles=roles, data=data, config=config, context=context).train()
     average = averaged(roles.policy)
     save_model(average, tokenizer, out / "ema")
     save_model(selected(config.select, roles.policy, average, state), tokenizer, out / "model")
     return Report(
-        metrics=final_metrics(state),
+        metrics=final_metrics(config.select, state),
         contract=text_contract(tokenizer, config.max_prompt_tokens + config.max_response_tokens),
     )
 
@@ -47,15 +53,23 @@ def load_roles(config: PpoConfig, start: Path, reward_model: Path) -> Roles:
     tokenizer, model = load_tokenizer(start), load_causal_lm(start)
     check_context(config, model)
     policy = PolicyRole(model, config, tokenizer.pad_token_id)
+    critic = None
+    if config.advantage.needs_critic:
+        critic = CriticRole(critic_from_reward_model(reward_model), config)
     return Roles(
         policy=policy,
         ref_policy=ReferenceRole(load_causal_lm(start), config),
-        critic=CriticRole(critic_from_reward_model(reward_model), config),
+        critic=critic,
         reward_model=RewardRole(load_reward_model(reward_model), config),
         engine=HFEngine(
             model, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
         ),
     )
+
+
+def load_judge(config: PpoConfig, folder: Path) -> RewardRole:
+    """A reward model that training does not maximise."""
+    return RewardRole(load_reward_model(folder), config)
 
 
 def check_context(config: PpoConfig, model: Any) -> None:
@@ -81,17 +95,18 @@ def selected(select: Select, policy: PolicyRole, average: Any, state: LoopState)
     """The model that becomes the policy."""
     if select is Select.ema:
         return average
-    if select is Select.proxy:
+    if select.figure is not None:
         policy.model.load_state_dict(state.best_weights)
     return policy.model
 
 
-def final_metrics(state: LoopState) -> dict[str, float]:
-    """The last validation (of the last weights), and the best one by its proxy."""
-    last = {name.replace("/", "."): value for name, value in state.validation.items()}
-    return {
-        **last,
-        "best.proxy": state.best_proxy,
-        "best.iteration": float(state.best_iteration),
-        "kl_coef": state.kl_coef,
-    }
+def final_metrics(select: Select, state: LoopState) -> dict[str, float]:
+    """The last validation (of the last weights); what was the best, and what ended the training."""
+    figures = {name.replace("/", "."): value for name, value in state.validation.items()}
+    figures |= {"iterations": float(state.iterations), "kl_coef": state.kl_coef}
+    if select.figure is not None:
+        figures["best.iteration"] = float(state.best_iteration)
+        figures[f"best.{select.figure.removeprefix('validation/')}"] = state.best_figure
+    if state.stopped_by:
+        figures[f"stopped_by.{state.stopped_by}"] = float(state.iterations)
+    return figures

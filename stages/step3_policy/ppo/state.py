@@ -1,50 +1,55 @@
-"""What a checkpoint of PPO holds, and what is kept of a step that had to be stopped.
+"""What a checkpoint of PPO holds.
 
 Prompts, documents, sampling noise and minibatches are functions of (seed, iteration): so models,
 optimizers, the average, the KL coefficient and the best-so-far are all there is to restore.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from stages.contracts import Journal, UserError
+from stages.contracts import Journal
 from stages.lm.checkpoints import Checkpoints, restore_rng, rng_state
-from stages.lm.optimisation import NonFiniteError
 from stages.step3_policy.ppo.config import PpoConfig, Select
-from stages.step3_policy.ppo.experience import Experience
 from stages.step3_policy.ppo.metrics import Figures
 from stages.step3_policy.ppo.roles import PolicyRole, Roles
+from stages.step3_policy.ppo.stopping import StopRules
 
 
 @dataclass(kw_only=True)
 class LoopState:
     """What changes from one iteration to the next, besides the roles' own weights.
 
-    validation: figures of the latest validation. best_weights: kept for `select=proxy` alone.
+    validation: figures of the latest validation. best_*: of the validation with the highest figure
+    that `select` goes by; -inf, 0 and empty where it goes by none. strikes: how many times in a row
+    each stop rule was broken. stopped_by: the rule that ended the training; "" while none has.
     """
 
     kl_coef: float
+    iterations: int = 0
     validation: Figures = field(default_factory=dict)
-    best_proxy: float = -torch.inf
+    best_figure: float = -torch.inf
     best_iteration: int = 0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    strikes: dict[str, int] = field(default_factory=dict)
+    stopped_by: str = ""
 
     def note_validation(
         self, figures: Figures, policy: PolicyRole, select: Select, done: int
     ) -> None:
-        """Remember the latest validation, and the best one by its proxy."""
+        """Remember the latest validation, and the weights of the best."""
         self.validation = figures
-        if figures["validation/proxy"] <= self.best_proxy:
+        if select.figure is None or figures[select.figure] <= self.best_figure:
             return
-        self.best_proxy, self.best_iteration = figures["validation/proxy"], done
-        if select is Select.proxy:
-            weights = policy.model.state_dict()
-            self.best_weights = {name: tensor.clone() for name, tensor in weights.items()}
+        self.best_figure, self.best_iteration = figures[select.figure], done
+        weights = policy.model.state_dict()
+        self.best_weights = {name: tensor.clone() for name, tensor in weights.items()}
+
+    def heed(self, rules: StopRules, figures: Figures) -> None:
+        """Count what these figures break; a rule broken often enough ends the training."""
+        self.strikes = rules.strikes(self.strikes, figures)
+        self.stopped_by = rules.fired(self.strikes)
 
 
 def save(checkpoints: Checkpoints, done: int, roles: Roles, state: LoopState) -> None:
@@ -52,8 +57,7 @@ def save(checkpoints: Checkpoints, done: int, roles: Roles, state: LoopState) ->
     checkpoints.save(
         done,
         {
-            "policy": roles.policy.state(),
-            "critic": roles.critic.state(),
+            **{name: role.state() for name, role in roles.trained.items()},
             "loop": vars(state),
             "rng": rng_state(),
         },
@@ -69,23 +73,8 @@ def resume(
         journal.rewind(-1)  # the validation before the first iteration is logged as step 0
         return 0, LoopState(kl_coef=config.kl_coef)
     done, saved = latest
-    roles.policy.load(saved["policy"])
-    roles.critic.load(saved["critic"])
+    for name, role in roles.trained.items():
+        role.load(saved[name])
     journal.rewind(done)
     restore_rng(saved["rng"])
     return done, LoopState(**saved["loop"])
-
-
-@contextmanager
-def keep_if_broken(minibatch: Experience, folder: Path, iteration: int) -> Iterator[None]:
-    """Around an update: a loss or gradient that is not finite ends the run and keeps the batch."""
-    try:
-        yield
-    except NonFiniteError as error:
-        path = folder / f"broken_minibatch_of_iteration_{iteration + 1}.pt"
-        torch.save({**vars(minibatch.batch), **minibatch.tensors()}, path)
-        raise UserError(
-            f"PPO stopped in iteration {iteration + 1}: {error}",
-            got=f"the minibatch is kept in {path}",
-            do="lower policy_lr or critic_lr, or raise kl_coef; look at the scores in the file",
-        ) from error

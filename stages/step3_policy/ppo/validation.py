@@ -1,4 +1,4 @@
-"""How the policy does on validation prompts: the reward model's view, gold where it is known, KL.
+"""How the policy does on validation prompts: reward model, judge, gold where it is known, KL.
 
 The same prompts with the same noise every time, so that curves show the policy's change alone.
 """
@@ -50,10 +50,16 @@ def validate(roles: Roles, data: PpoData, config: PpoConfig) -> Validation:
         "proxy": roles.reward_model.scores(batch),
         "kl": sequence_sums(k1(log_ratio), batch.response_mask),
     }
+    if roles.judge is not None:
+        judged["judge"] = roles.judge.scores(batch)
     gold = gold_rewards(data, prompts, rollouts, config.gold)
     columns = {name: column.tolist() for name, column in judged.items()} | gold
     return Validation(
-        figures={f"validation/{name}": sum(c) / len(c) for name, c in columns.items()},
+        figures={
+            **{f"validation/{name}": sum(c) / len(c) for name, c in columns.items()},
+            "validation/response_tokens": float(batch.response_lengths.float().mean()),
+            "validation/eos_rate": sum(rollouts.finished) / len(rollouts.finished),
+        },
         samples=sample_rows(data, rollouts, columns, config.sample_rows),
     )
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.stages.step3_policy.ppo.small_ppo import small_config, write_inputs
+from stages.step3_policy.ppo.config import Select
+from tests.stages.step3_policy.ppo.small_ppo import judged, small_config, write_inputs
 
 
 @pytest.fixture
@@ -22,14 +23,17 @@ def make_loop(ppo_inputs: dict[str, Path], tmp_path: Path) -> Callable[..., Any]
     from stages.lm.loading import load_tokenizer
     from stages.step3_policy.ppo.data import load_data
     from stages.step3_policy.ppo.loop import PpoLoop
-    from stages.step3_policy.ppo.stage import load_roles
+    from stages.step3_policy.ppo.stage import load_judge, load_roles
 
     def make(run: str = "run", **changes: Any) -> PpoLoop:
         config = small_config(**changes)
         start = ppo_inputs["ppo_init"] / "model"
         data = load_data(config, load_tokenizer(start), ppo_inputs["prompts"], ppo_inputs["text"])
+        roles = load_roles(config, start, ppo_inputs["reward_model"] / "model")
+        if config.select is Select.proxy_judge:
+            roles.judge = load_judge(config, judged(ppo_inputs)["judge"] / "model")
         return PpoLoop(
-            roles=load_roles(config, start, ppo_inputs["reward_model"] / "model"),
+            roles=roles,
             data=data,
             config=config,
             context=Context.at(tmp_path / run),

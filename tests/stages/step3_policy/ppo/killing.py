@@ -23,7 +23,7 @@ from tests.stages.step3_policy.ppo.small_ppo import small_config
 
 def run_stage(inputs: dict[str, Path], folder: Path, point: str) -> None:
     """Run, or continue, the stage under `folder`; die at `point` (never at "end")."""
-    config = small_config(select=Select.proxy)
+    config = small_config(select=Select.proxy_judge)
     prepare_process(threads=1, seed=config.seed)
     POINTS[point]()
     run(config, **inputs, out=folder / "out", context=Context.at(folder))

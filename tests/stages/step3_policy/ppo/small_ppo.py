@@ -36,10 +36,11 @@ def write_inputs(start: Path, folder: Path) -> dict[str, Path]:
     from reward.model import new_reward_model, save_reward_model
     from stages.lm.loading import load_tokenizer
 
-    reward_model = new_reward_model(start / "model", seed=1)
-    reward_model.network.config.reward_bias = 0.25
     tokenizer = load_tokenizer(start / "model")
-    save_reward_model(reward_model, tokenizer, folder / "reward_model" / "model")
+    for seed, name in enumerate(("reward_model", "judge"), start=1):
+        model = new_reward_model(start / "model", seed=seed)
+        model.network.config.reward_bias = 0.25
+        save_reward_model(model, tokenizer, folder / name / "model")
     asked = [f"write about the {c} {n}" for n in NOUNS for c in COLOURS]
     prompts = [Prompt(prompt=[{"role": "user", "content": text}]) for text in asked]
     documents = [Text(text=f"the {n} is {c} .") for n in NOUNS for c in COLOURS]
@@ -48,3 +49,8 @@ def write_inputs(start: Path, folder: Path) -> dict[str, Path]:
         write_table(folder / "text" / f"{split}.parquet", documents)
     others = {name: folder / name for name in ("reward_model", "prompts", "text")}
     return {"ppo_init": start, **others}
+
+
+def judged(inputs: dict[str, Path]) -> dict[str, Path]:
+    """The same with the judge: the other reward model that `write_inputs` wrote."""
+    return inputs | {"judge": inputs["reward_model"].parent / "judge"}

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from stages.contracts import GoldKind, UserError
 from stages.lm.batching import SequenceBatch
 from stages.lm.logprobs import document_loss, response_logprobs
+from stages.lm.optimisation import NonFiniteError
 from stages.lm.tokens import encode_text
 from stages.step3_policy.ppo.config import EmaUnit, KlController, MissingEos, PpoConfig
 from stages.step3_policy.ppo.experience import Experience, minibatch_rows
@@ -120,7 +122,7 @@ def test_every_figure_is_logged_under_its_name(make_loop: Callable[..., PpoLoop]
     loop.train()
     lines = (loop.context.checkpoints.parent / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    validated = {"validation/proxy", "validation/kl"}
+    validated = {f"validation/{name}" for name in ("proxy", "kl", "response_tokens", "eos_rate")}
     found = {record["step"]: set(record["values"]) for record in records}
     assert found == {0: validated, 1: LOGGED, 2: LOGGED | validated}
     assert len(records) == 3
@@ -155,11 +157,51 @@ def test_non_finite_values_stop_the_step_and_keep_the_batch(
     with pytest.raises(UserError, match="iteration 1: the policy loss is nan") as caught:
         loop.iterate(0, 0.02)
     assert "policy_lr" in caught.value.do
-    (kept,) = loop.context.checkpoints.glob("broken_minibatch*.pt")
+    (kept,) = loop.context.checkpoints.glob("broken_batch*.pt")
     saved = torch.load(kept, weights_only=True)
     assert saved["scores"].isnan().all()
     assert saved["input_ids"].shape[0] == loop.config.minibatch_size
     torch.testing.assert_close(weights(loop), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("role", ["policy", "ref_policy", "engine"])
+def test_a_log_ratio_that_is_not_finite_stops_before_any_update(
+    make_loop: Callable[..., PpoLoop], role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that one of them holds impossible. Mutations: a check left out; padding checked."""
+    loop = make_loop()
+    prompts, rollouts = loop.sample(0)
+    lengths = torch.tensor([len(tokens) for tokens in rollouts.tokens])
+    places = (torch.arange(8), lengths - 1)
+    if role == "engine":
+        rollouts.logprobs[3][-1] = -math.inf
+    else:
+        part = getattr(loop.roles, role)
+        name = {"policy": "logprobs_and_entropies", "ref_policy": "logprobs"}[role]
+        original = getattr(part, name)
+
+        def broken(batch: SequenceBatch) -> Any:
+            found = original(batch)
+            (found if role == "ref_policy" else found[0])[places] = -math.inf
+            return found
+
+        monkeypatch.setattr(part, name, broken)
+    monkeypatch.setattr(loop, "sample", lambda iteration: (prompts, rollouts))
+    before = weights(loop)
+    with pytest.raises(UserError, match="iteration 1: the log-ratio of policy to"):
+        loop.iterate(0, 0.02)
+    assert len(list(loop.context.checkpoints.glob("broken_batch*.pt"))) == 1
+    torch.testing.assert_close(weights(loop), before, rtol=0, atol=0)
+
+
+def test_a_policy_that_loses_a_token_in_an_update_stops(make_loop: Callable[..., PpoLoop]) -> None:
+    """Old log-probs are fine, the new one is -inf: the loss is finite. Mutation: no check of it."""
+    loop = make_loop()
+    experience = experience_of(loop)
+    experience.old_logprobs = experience.old_logprobs.clone()
+    experience.old_logprobs[0, 0] = math.inf
+    with pytest.raises(NonFiniteError, match="log-ratio of the policy is not finite at 1 of"):
+        loop.roles.policy.policy_gradient(experience, 0.02)
 
 
 def test_a_gradient_that_is_not_finite_stops_too(make_loop: Callable[..., PpoLoop]) -> None:

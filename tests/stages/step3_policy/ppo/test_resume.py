@@ -17,13 +17,14 @@ from stages.lm.loading import model_hash
 from stages.step3_policy.ppo.config import KlController, Select
 from stages.step3_policy.ppo.loop import PpoLoop
 from tests.stages.step3_policy.ppo import killing
+from tests.stages.step3_policy.ppo.small_ppo import judged
 
 # Checkpoints after iterations 2 and, at a stop, any other; validations at 0, 2 and 4.
 OPTIONS: dict[str, Any] = {
     "iterations": 4,
     "checkpoint_every": 2,
     "kl_controller": KlController.adaptive,
-    "select": Select.proxy,
+    "select": Select.proxy_judge,
 }
 
 
@@ -128,7 +129,7 @@ def test_killed_at_three_points(
 
     def ends_with(folder: str, point: str) -> int | None:
         process = processes.Process(
-            target=killing.run_stage, args=(ppo_inputs, tmp_path / folder, point)
+            target=killing.run_stage, args=(judged(ppo_inputs), tmp_path / folder, point)
         )
         process.start()
         process.join()

@@ -2,16 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from stages.contracts import Context, Report, UserError
-from stages.lm.loading import load_causal_lm, model_hash
+from stages.lm.loading import model_hash
+from stages.step3_policy.ppo import stage
 from stages.step3_policy.ppo.config import Select
 from stages.step3_policy.ppo.stage import run
-from tests.stages.step3_policy.ppo.small_ppo import small_config
+from tests.stages.step3_policy.ppo.small_ppo import judged, small_config
 
 
 def run_stage(inputs: dict[str, Path], folder: Path, **changes: Any) -> Report:
@@ -26,9 +28,9 @@ def test_publishes_models_figures_and_contract(ppo_inputs: dict[str, Path], tmp_
     assert model_hash(out / "model") == model_hash(out / "ema")
     assert model_hash(out / "model") != model_hash(ppo_inputs["ppo_init"] / "model")
     assert report.contract["max_length"] == 24
-    assert {"validation.proxy", "validation.kl", "best.proxy", "best.iteration"} <= set(
-        report.metrics
-    )
+    assert {"validation.proxy", "validation.kl", "kl_coef"} <= set(report.metrics)
+    assert report.metrics["iterations"] == 3
+    assert not any(name.startswith(("best.", "stopped_by.")) for name in report.metrics)
     tables = (tmp_path / "run" / "tables.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in tables] == [0, 2, 3]
     assert set(json.loads(tables[0])["rows"][0]) == {
@@ -47,27 +49,40 @@ def test_last_weights_are_not_the_average(ppo_inputs: dict[str, Path], tmp_path:
     assert model_hash(out / "model") != model_hash(out / "ema")
 
 
-def test_proxy_keeps_the_best_validated_weights(
+def test_the_judge_keeps_its_best_validated_weights(
+    ppo_inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge that likes the policy after its first iteration: as if training had ended there.
+
+    Mutations: the weights with the best proxy kept; the last weights kept; no clone of the best.
+    """
+    verdicts = iter([0.0, 9.0, 1.0, 2.0])  # before the first iteration, and after each
+    judge = SimpleNamespace(scores=lambda batch: torch.full((4,), next(verdicts)))
+    monkeypatch.setattr(stage, "load_judge", lambda config, folder: judge)
+    chosen = {"select": Select.proxy_judge, "validation_every": 1}
+    report = run_stage(judged(ppo_inputs), tmp_path / "run", **chosen)
+    assert (report.metrics["best.iteration"], report.metrics["best.judge"]) == (1.0, 9.0)
+    assert report.metrics["validation.judge"] == 2.0
+    run_stage(ppo_inputs, tmp_path / "short", iterations=1, select=Select.last)
+    kept, after_one = (model_hash(tmp_path / r / "out" / "model") for r in ("run", "short"))
+    assert kept == after_one
+
+
+def test_a_real_judge_chooses_by_its_own_scores(
     ppo_inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A rate at which training ruins the policy: the start was best, and is what is kept."""
-    report = run_stage(
-        ppo_inputs, tmp_path / "run", select=Select.proxy, missing_eos_penalty=100.0, policy_lr=0.05
-    )
-    kept = load_causal_lm(tmp_path / "run" / "out" / "model")
-    curve = validation_curve(tmp_path / "run")
-    best = max(curve, key=lambda step: curve[step])
-    assert report.metrics["best.iteration"] == best
-    assert report.metrics["best.proxy"] == curve[best]
-    start = load_causal_lm(ppo_inputs["ppo_init"] / "model")
-    same = all(map(torch.equal, kept.parameters(), start.parameters()))
-    assert same == (best == 0)
+    """The second reward model's figures are logged, and are not the first one's."""
+    report = run_stage(judged(ppo_inputs), tmp_path / "run", select=Select.proxy_judge)
+    curve, proxy = (validation_curve(tmp_path / "run", name) for name in ("judge", "proxy"))
+    assert curve.keys() == proxy.keys() == {0, 2, 3}
+    assert all(curve[step] != proxy[step] for step in curve)
+    assert report.metrics["best.judge"] == max(curve.values())
 
 
-def validation_curve(folder: Path) -> dict[int, float]:
+def validation_curve(folder: Path, name: str) -> dict[int, float]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines if "validation/proxy" in line]
-    return {record["step"]: record["values"]["validation/proxy"] for record in records}
+    records = [json.loads(line) for line in lines if f"validation/{name}" in line]
+    return {record["step"]: record["values"][f"validation/{name}"] for record in records}
 
 
 def test_what_does_not_fit_the_model_is_refused(
