@@ -66,18 +66,21 @@ def _reward_model(config: PipelineConfig) -> list[Quantity]:
 
 
 def _ppo(config: PpoConfig, prompts: int) -> list[Quantity]:
-    episodes = config.iterations * config.rollout_batch_size
+    episodes, samples = config.iterations * config.rollout_batch_size, config.samples_per_prompt
     documents = config.num_documents
     return [
         Quantity("unique prompts", prompts, "training split"),
-        Quantity("samples an iteration", config.rollout_batch_size, "one response a prompt"),
+        Quantity("prompts an iteration", config.prompts_per_iteration, "training split, in turn"),
+        Quantity("episodes an iteration", config.rollout_batch_size, f"{samples} a prompt"),
         Quantity(
             "minibatches an iteration",
             config.ppo_epochs * config.num_minibatches,
             f"{config.rollout_batch_size} / {config.minibatch_size}, {config.ppo_epochs} pass(es)",
         ),
         Quantity("optimizer steps", config.num_updates, f"{config.iterations} iterations"),
-        Quantity("episodes", episodes, f"{episodes / prompts:.1f} passes over the prompts"),
+        Quantity(
+            "episodes", episodes, f"{episodes / samples / prompts:.1f} passes over the prompts"
+        ),
         Quantity("ptx documents a step", documents, f"{config.ptx_ratio:g} an episode"),
         Quantity(
             "ptx documents", documents * config.num_updates, f"coefficient {config.ptx_coef:g}"

@@ -81,6 +81,7 @@ class GivenConfig:
     completions: str | None = None
     comparisons: str | None = None
     reward_model: str | None = None
+    judge: str | None = None  # a reward model of another run, for align.select=proxy_judge
     policy: str | None = None
 
 

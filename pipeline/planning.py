@@ -20,7 +20,16 @@ from pipeline.manifest import Artifact, check_sizes, disagreements, read_artifac
 from pipeline.runs import find_run
 from pipeline.sources import Sources
 from pipeline.summary import RUN_FILE, read_run
-from pipeline.workflow import Graph, Selection, Stage, descendants, graph_faults, select
+from pipeline.workflow import (
+    JUDGE,
+    KINDS,
+    Graph,
+    Selection,
+    Stage,
+    descendants,
+    graph_faults,
+    select,
+)
 from stages.contracts import UserError
 
 REASONS_SHOWN = 3
@@ -94,7 +103,8 @@ def make_plan(
     for asset, stage in selected.items():
         planner.add(asset, stage)
     there = {a: p.artifact for a, p in plan.stages.items() if p.artifact is not None}
-    return plan, planner.faults + disagreements(there) + _missing_before(plan, selected, selection)
+    faults = planner.faults + disagreements(there) + _missing_before(plan, selected, selection)
+    return plan, faults + _own_judge(plan)
 
 
 class _Planner:
@@ -187,12 +197,13 @@ def given_artifact(asset: str, named: str, runs_dir: Path) -> Artifact:
     Raises:
         UserError: there is none, it is damaged, or it is of another kind.
     """
-    artifact = read_artifact(_given_folder(asset, named, runs_dir))
-    if artifact.manifest.kind != asset:
+    kind = KINDS.get(asset, asset)
+    artifact = read_artifact(_given_folder(kind, named, runs_dir))
+    if artifact.manifest.kind != kind:
         raise UserError(
             f"given.{asset} is an artifact of another kind",
             got=f"{artifact.manifest.kind} in {artifact.folder}",
-            do=f"give a {asset} artifact, or use given.{artifact.manifest.kind}={named}",
+            do=f"give a {kind} artifact, or use given.{artifact.manifest.kind}={named}",
         )
     check_sizes(artifact)
     return artifact
@@ -222,5 +233,19 @@ def _missing_before(plan: Plan, selected: Graph, selection: Selection) -> list[U
             f"from_stage={selection.from_stage} needs what is made before it",
             got=f"not there: {', '.join(f'{a} ({plan.stages[a].why})' for a in missing)}",
             do=f"leave from_stage out to make it, or set {given}",
+        )
+    ]
+
+
+def _own_judge(plan: Plan) -> list[UserError]:
+    """A judge that is the reward model itself would tell no more than the training reward."""
+    judge, trained_on = (plan.stages.get(asset) for asset in (JUDGE, "reward_model"))
+    if judge is None or trained_on is None or judge.fingerprint != trained_on.fingerprint:
+        return []
+    return [
+        UserError(
+            "the judge is the reward model that training maximises",
+            got=f"given.judge={judge.why.removeprefix('given: ')}",
+            do="give the reward model of a run with other seeds or other comparisons",
         )
     ]

@@ -15,6 +15,7 @@ from pipeline.planning import Plan
 from stages.contracts import StageConfig, UserError
 from stages.step0_base.config import BaseConfig, BaseKind
 from stages.step1_sft.config import SftConfig
+from stages.step3_policy.ppo.config import PpoConfig
 
 GIB = 2**30
 TABLES_AND_LOGS = 64 * 2**20
@@ -25,7 +26,6 @@ WORKING_MODELS = {
     "sft": ADAM_CHECKPOINTS,
     "ppo_init": ADAM_CHECKPOINTS,
     "reward_model": ADAM_CHECKPOINTS,
-    "policy": 2 * ADAM_CHECKPOINTS + 2,  # policy, critic, and the moving average
 }
 
 
@@ -77,8 +77,18 @@ def disk_estimate(plan: Plan) -> int:
         return 0
     model = _model_bytes(plan)
     kept = sum(_kept_models(asset, plan.stages[asset].stage.config) for asset in plan.to_run)
-    working = sorted(WORKING_MODELS.get(asset, 0) for asset in plan.to_run)
+    working = sorted(
+        _working_models(asset, plan.stages[asset].stage.config) for asset in plan.to_run
+    )
     return TABLES_AND_LOGS + model * (kept + sum(working[-2:]))
+
+
+def _working_models(asset: str, config: StageConfig) -> int:
+    if not isinstance(config, PpoConfig):
+        return WORKING_MODELS.get(asset, 0)
+    trained = 2 if config.advantage.needs_critic else 1
+    copies = 2 if config.select.figure is None else 4  # the moving average; the best so far
+    return trained * ADAM_CHECKPOINTS + copies
 
 
 def _kept_models(asset: str, config: StageConfig) -> int:

@@ -8,10 +8,12 @@
     text ───────────► ppo_init, policy, evaluation
     sft ────────────► reward_model, evaluation (the opponent in every win rate)
 
-    policy reads    ppo         ppo_init, reward_model, prompts, text
+    policy reads    ppo         ppo_init, reward_model, prompts, text; judge with select=proxy_judge
                     dpo         sft, comparisons
                     best_of_n   sft, reward_model, prompts
     evaluation reads the policy and its start, sft, base, reward_model, comparisons, prompts, text
+
+The judge is the reward model of another run: it is given, never made.
 
 This is the only place of the pipeline that names concrete stages. Their modules are imported when
 they run, never here.
@@ -24,9 +26,11 @@ from graphlib import CycleError, TopologicalSorter
 from pipeline.errors import nearest
 from stages.contracts import StageConfig, UserError
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
-from stages.step3_policy.ppo.config import PpoConfig
+from stages.step3_policy.ppo.config import PpoConfig, Select
 
 TARGET = "evaluation"
+JUDGE = "judge"
+KINDS = {JUDGE: "reward_model"}  # what an asset is, where it is called by another name
 Graph = dict[str, "Stage"]
 
 
@@ -58,12 +62,15 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
 
     configs: asset -> config of its stage. Without one for `ppo_init`, PPO starts from sft.
     """
-    align = type(configs["policy"])
+    policy, align = configs["policy"], type(configs["policy"])
     policy_function, policy_reads = {
         PpoConfig: ("stages.step3_policy.ppo.stage:run", "reward_model prompts text"),
         DpoConfig: ("stages.step3_policy.dpo:run", "sft comparisons"),
         BestOfNConfig: ("stages.step3_policy.best_of_n:run", "sft reward_model prompts"),
     }[align]
+    if isinstance(policy, PpoConfig) and policy.select is Select.proxy_judge:
+        policy_reads += f" {JUDGE}"
+        configs = {**configs, JUDGE: configs["reward_model"]}
     start = {"ppo_init": "ppo_init" if "ppo_init" in configs and align is PpoConfig else "sft"}
     table: list[tuple[str, str, dict[str, str]]] = [
         ("demonstrations", "stages.step0_data.demonstrations:run", {}),
@@ -79,6 +86,7 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
             "stages.step2_reward.reward_model:run",
             _same("sft comparisons demonstrations"),
         ),
+        (JUDGE, "stages.step2_reward.reward_model:run", {}),
         ("policy", policy_function, _same(policy_reads) | (start if align is PpoConfig else {})),
         (
             "evaluation",
@@ -143,7 +151,7 @@ def graph_faults(graph: Graph, selection: Selection) -> list[UserError]:
         return [
             UserError("the workflow goes in a circle", got=circle, do="remove one of its edges")
         ]
-    return _unused_names(selected, selection)
+    return _unused_names(selected, selection) + _judge_not_given(selected, selection)
 
 
 def _missing_inputs(graph: Graph) -> list[UserError]:
@@ -185,4 +193,17 @@ def _unused_names(selected: Graph, selection: Selection) -> list[UserError]:
     return faults + [
         UserError("an asset cannot be given and forced", got=asset, do="leave one of them out")
         for asset in both
+    ]
+
+
+def _judge_not_given(selected: Graph, selection: Selection) -> list[UserError]:
+    if JUDGE not in selected or JUDGE in selection.given:
+        return []
+    return [
+        UserError(
+            "align.select=proxy_judge needs a judge that training does not maximise",
+            got="no given.judge",
+            do="make another reward model, for example with completions.seed=1 comparisons.seed=1 "
+            "reward_model.seed=1 to_stage=reward_model, and set given.judge=RUN",
+        )
     ]

@@ -45,7 +45,15 @@ def show_plan(config: PipelineConfig, _: DictConfig) -> None:
     print_graph(plan, screen)
     screen.print(_arithmetic_table(config, plan))
     screen.print(_departures_table(config))
+    print_cautions(config, screen)
     screen.print(f"disk: about {disk_estimate(plan) / 1e9:.2f} GB while it runs")
+
+
+def print_cautions(config: PipelineConfig, screen: Console) -> None:
+    """What is allowed in the stages' settings and seldom wise."""
+    for stage in stage_configs(config).values():
+        for caution in stage.cautions():
+            screen.print(Text(f"caution: {caution}", style="yellow"))
 
 
 def print_graph(plan: Plan, screen: Console) -> None:

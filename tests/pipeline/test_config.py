@@ -41,8 +41,8 @@ def test_every_experiment_composes_with_every_align_and_base(
 ) -> None:
     chosen = [f"+experiment={experiment}", f"align={align}", f"base={base}"]
     config = compose([*chosen, *([f"base.path={model_folder}"] if base == "folder" else [])])
-    kinds = {"dpo": DpoConfig, "best_of_n": BestOfNConfig, "ppo": PpoConfig, "ppo_ptx": PpoConfig}
-    assert type(config.align) is kinds[align]
+    others = {"dpo": DpoConfig, "best_of_n": BestOfNConfig}
+    assert type(config.align) is others.get(align, PpoConfig)
     assert config.base.kind == base
     assert config.name == experiment
 
@@ -61,6 +61,24 @@ def test_the_ptx_coefficient_tells_ppo_from_ppo_ptx() -> None:
     assert isinstance(mixed, PpoConfig)
     assert (plain.ptx_coef, plain.policy_lr) == (0.0, mixed.policy_lr)
     assert mixed.ptx_coef > 0
+
+
+ESTIMATORS = ["gae", "grpo", "reinforce_pp", "rloo"]
+
+
+def test_each_estimator_is_an_option_and_three_are_presets() -> None:
+    """With `ppo_ptx` the choice of the estimator alone changes; a preset also has its own rates."""
+    assert options("align/advantage") == ESTIMATORS
+    for name in ESTIMATORS:
+        chosen = compose([f"align/advantage={name}"]).align
+        assert isinstance(chosen, PpoConfig)
+        assert chosen.advantage == name
+        assert chosen.ptx_coef > 0
+        assert chosen.advantage.compares_samples == (chosen.samples_per_prompt > 1)
+    for name in ESTIMATORS[1:]:
+        preset = compose([f"align={name}"]).align
+        assert isinstance(preset, PpoConfig)
+        assert (preset.advantage, preset.ptx_coef) == (name, 0.0)
 
 
 def test_scales_have_the_same_keys_and_every_key_is_read() -> None:
@@ -168,6 +186,8 @@ FAULTS = [
     ("align.policy_lr=-1", "align.policy_lr must be positive", "set policy_lr above 0"),
     ("sft.lr=-1e-5", "sft.lr must be positive", "set lr above 0"),
     ("completions.k_min=1", "completions.k_min must be at least 2", "a comparison needs"),
+    ("align.advantage=rloo", "align.samples_per_prompt must be 2 or more", "align/advantage=rloo"),
+    ("align.stop.kl_above=-1", "align.stop.kl_above must be positive", "null"),
     ("align.minibatch_size=33", "align.minibatch_size must divide", "minibatch_size=32"),
     ("comparisons.labeler.noise=-1", "comparisons.labeler.noise must not be negative", "0 switch"),
     ("data.prompts=mine", "data.prompts is a group of settings", "data/prompts=mine"),

@@ -9,7 +9,7 @@ import pytest
 from pipeline.workflow import Selection, Stage, descendants, graph_faults, select, workflow
 from stages.contracts import StageConfig
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
-from stages.step3_policy.ppo.config import PpoConfig
+from stages.step3_policy.ppo.config import PpoConfig, Select
 from tests.pipeline.toys import ToyConfig, toy_graph
 
 ASSETS = (
@@ -22,17 +22,25 @@ def real(policy: StageConfig, without: str = "") -> dict[str, Stage]:
     return workflow({**configs, "policy": policy})
 
 
-@pytest.mark.parametrize("policy", [PpoConfig(), DpoConfig(), BestOfNConfig()])
+JUDGED = PpoConfig(select=Select.proxy_judge)
+
+
+@pytest.mark.parametrize("policy", [PpoConfig(), JUDGED, DpoConfig(), BestOfNConfig()])
 def test_reads_are_the_keywords_of_the_stage(policy: StageConfig) -> None:
-    for stage in real(policy).values():
+    for asset, stage in real(policy).items():
+        if asset == "judge":
+            continue  # given, never made
         module, _, name = stage.function.partition(":")
         package, _, leaf = module.rpartition(".")
         spec = find_spec(package)
         assert spec is not None
         path = Path(next(iter(spec.submodule_search_locations or []))) / f"{leaf}.py"
         functions = [node for node in ast.parse(path.read_text()).body if is_def(node, name)]
-        keywords = {argument.arg for argument in functions[0].args.kwonlyargs}
-        assert keywords == {*stage.reads, "out", "context"}, stage.function
+        arguments = functions[0].args
+        defaults = dict(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
+        keywords = {argument.arg for argument in defaults}
+        required = {argument.arg for argument, default in defaults.items() if default is None}
+        assert required <= {*stage.reads, "out", "context"} <= keywords, stage.function
 
 
 def is_def(node: ast.stmt, name: str) -> bool:
@@ -57,6 +65,17 @@ def test_parents_come_first_and_only_what_the_target_needs() -> None:
     assert selected[-1] == "reward_model"
     assert selected.index("base") < selected.index("sft") < selected.index("comparisons")
     assert not {"policy", "ppo_init", "evaluation"} & set(selected)
+
+
+def test_a_judge_is_given_never_made() -> None:
+    graph = real(JUDGED)
+    assert graph["policy"].reads["judge"] == "judge"
+    (fault,) = graph_faults(graph, Selection())
+    assert "given.judge=RUN" in fault.do
+    assert graph_faults(graph, Selection(given={"judge": "somewhere"})) == []
+    assert graph_faults(graph, Selection(to_stage="reward_model")) == []
+    (unused,) = graph_faults(real(PpoConfig()), Selection(given={"judge": "somewhere"}))
+    assert unused.got == "judge"
 
 
 def test_a_given_asset_needs_nothing() -> None:

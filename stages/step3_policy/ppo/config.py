@@ -288,14 +288,14 @@ def _check_estimator(config: PpoConfig) -> None:
         whole = config.rollout_batch_size
         nearest = next((k for k in range(2, whole + 1) if whole % k == 0), 2)
         raise UserError(
-            f"advantage={config.advantage} compares the samples of a prompt: it needs two or more",
-            got=f"samples_per_prompt={config.samples_per_prompt}",
-            do=f"set samples_per_prompt={nearest} or more, or take advantage=reinforce_pp",
+            f"samples_per_prompt must be 2 or more: {config.advantage} compares them",
+            got=str(config.samples_per_prompt),
+            do=f"set samples_per_prompt={nearest} or more; align/advantage={config.advantage} does",
         )
     if config.advantage is Advantage.reinforce_pp and not config.whiten_advantages:
         raise UserError(
-            "advantage=reinforce_pp has no baseline but the mean of the batch",
-            got="whiten_advantages=false",
+            "whiten_advantages is all the baseline that reinforce_pp has",
+            got="false",
             do="set whiten_advantages=true",
         )
 
@@ -303,13 +303,13 @@ def _check_estimator(config: PpoConfig) -> None:
 def _check_choices(config: PpoConfig) -> None:
     if config.kl_loss is KlLoss.k3 and config.kl_placement is KlPlacement.reward:
         raise UserError(
-            "kl_loss=k3 can only be a loss: in the reward it diverges",
-            got="kl_placement=reward",
+            "kl_loss has no effect while the KL stands in the reward",
+            got="kl_loss=k3, kl_placement=reward",
             do="set kl_placement=loss, or leave kl_loss out",
         )
     if config.select is Select.gold and config.gold is GoldKind.none:
         raise UserError(
-            "select=gold needs a known true reward",
+            "select cannot be gold where no true reward is known",
             got="gold=none",
             do="set gold=world on the embedded world; elsewhere select=ema or select=proxy_judge",
         )
