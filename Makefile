@@ -49,4 +49,10 @@ $(ENV): pyproject.toml
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+# The peer of benchmarks/ppo.py (`--peer .venv-trl/bin/python`); nothing else needs it.
+.venv-trl/.installed: benchmarks/requirements-trl.txt
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/pip install --quiet --requirement $<
+	touch $@
+
 .PHONY: help run vllm test test-all check format clean

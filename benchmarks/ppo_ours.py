@@ -1,0 +1,169 @@
+"""Our side of the PPO benchmark: the loop of the policy stage, with random weights and no files."""
+
+import copy
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ppo_workload import (
+    EOS,
+    PAD,
+    Channel,
+    Workload,
+    counted,
+    force_end,
+    matrix_rate,
+    prepare,
+    synchronise,
+)
+
+from reward.model import Critic, RewardModel
+from stages.contracts import Context
+from stages.lm.engines.hf import HFEngine
+from stages.lm.process import prepare_process
+from stages.lm.rollout import Rollouts, Sampling
+from stages.step3_policy.ppo import loop as loop_module
+from stages.step3_policy.ppo.config import PpoConfig
+from stages.step3_policy.ppo.data import PpoData, PromptSet
+from stages.step3_policy.ppo.loop import PpoLoop
+from stages.step3_policy.ppo.metrics import Stopwatch
+from stages.step3_policy.ppo.roles import CriticRole, PolicyRole, ReferenceRole, RewardRole, Roles
+
+
+class ForcedEngine(HFEngine):
+    """The engine, with responses that end at drawn lengths: random weights know no end."""
+
+    def __init__(self, engine: HFEngine, workload: Workload) -> None:
+        super().__init__(
+            engine.model, eos_token_id=engine.eos_token_id, pad_token_id=engine.pad_token_id
+        )
+        self.workload = workload
+        self.iteration, self.position = 0, 0
+        engine.model.register_forward_hook(self._force)
+
+    def generate(
+        self, prompts: Sequence[list[int]], sampling: Sampling, keys: np.ndarray
+    ) -> Rollouts:
+        assert len(prompts) == self.workload.batch
+        self.lengths = self.workload.lengths(self.iteration)
+        self.iteration, self.position = self.iteration + 1, 0
+        return super().generate(prompts, sampling, keys)
+
+    def _force(self, _: Any, __: Any, output: Any) -> Any:
+        """Called by the language model's own forward: the engine alone uses it, not the updates."""
+        self.position += 1
+        alive = self.lengths[self.lengths >= self.position]
+        ends = torch.from_numpy(alive == self.position).to(output.logits.device)
+        output.logits = force_end(output.logits[:, -1], ends)[:, None]
+        return output
+
+
+class OurSide:
+    """Answers the benchmark's requests with iterations of PpoLoop."""
+
+    def __init__(self, workload: Workload) -> None:
+        prepare_process(workload.threads, seed=0)
+        self.workload, self.iteration = workload, 0
+        self.loop = make_loop(workload)
+
+    def answer(self, request: str) -> dict[str, float]:
+        if request == "rate":
+            rate = matrix_rate(self.workload.dtype, self.workload.device)
+            return {"flop_per_s": rate}
+        if request == "count":
+            return self.count()
+        started = time.perf_counter()
+        figures = self.iterate()
+        synchronise(self.workload.device)
+        phases = {name: figures[f"time/{name}_s"] for name in ("rollout", "scoring", "policy")}
+        phases["critic"] = figures["time/critic_s"]
+        return {"s": time.perf_counter() - started, **phases}
+
+    def iterate(self) -> dict[str, float]:
+        figures = self.loop.iterate(self.iteration, kl_coef=0.05)
+        self.iteration += 1
+        return figures
+
+    def count(self) -> dict[str, float]:
+        """FLOPs of the matrix products of each phase."""
+        flops: dict[str, float] = {}
+
+        class Counter(Stopwatch):
+            @contextmanager
+            def phase(self, name: str) -> Any:
+                with super().phase(name), counted(flops, name):
+                    yield
+
+        loop_module.Stopwatch = Counter
+        self.iterate()
+        loop_module.Stopwatch = Stopwatch
+        return flops
+
+
+def make_loop(workload: Workload) -> PpoLoop:
+    """Four random models of one size in the roles, and random prompts."""
+    config = ppo_config(workload)
+    count = workload.batch * 4
+    prompts = PromptSet(messages=[[]] * count, tokens=workload.prompts(count))
+    return PpoLoop(
+        roles=make_roles(workload, config),
+        data=PpoData(
+            tokenizer=None, train=prompts, validation=prompts, documents=[], config=config
+        ),
+        config=config,
+        context=Context.at(Path(tempfile.mkdtemp(prefix="ppo_benchmark_"))),
+    )
+
+
+def ppo_config(workload: Workload) -> PpoConfig:
+    """The peer's algorithm: no pretraining gradients, all epochs on each batch."""
+    return PpoConfig(
+        threads=workload.threads,
+        rollout_batch_size=workload.batch,
+        minibatch_size=workload.batch // workload.minibatches,
+        ppo_epochs=workload.epochs,
+        microbatch_tokens=workload.microbatch * (workload.prompt + workload.response),
+        sequences_per_batch=workload.batch,
+        max_prompt_tokens=workload.prompt,
+        max_response_tokens=workload.response,
+        ptx_coef=0.0,
+        policy_lr=1e-6,
+        critic_lr=1e-6,
+    )
+
+
+def make_roles(workload: Workload, config: PpoConfig) -> Roles:
+    """As the policy stage makes them, from random weights."""
+    from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+
+    policy = LlamaForCausalLM(workload.model_config()).eval().to(workload.device)
+    judge = LlamaForSequenceClassification(workload.model_config(num_labels=1))
+    judge.config.reward_bias = 0.0
+    judge = judge.to(workload.device)
+    head = torch.nn.Linear(workload.hidden, 1).to(workload.device)
+    ends = workload.eos_after > 0
+    engine = HFEngine(policy, eos_token_id=EOS if ends else -1, pad_token_id=PAD)
+    return Roles(
+        policy=PolicyRole(policy, config, PAD),
+        ref_policy=ReferenceRole(copy.deepcopy(policy), config),
+        critic=CriticRole(Critic(copy.deepcopy(judge.base_model), head), config),
+        reward_model=RewardRole(RewardModel(judge), config),
+        engine=ForcedEngine(engine, workload) if ends else engine,
+    )
+
+
+def main() -> None:
+    """Answer until there is nothing left to do."""
+    channel = Channel()
+    side = OurSide(prepare())
+    while (request := channel.next()) is not None:
+        channel.reply(side.answer(request))
+
+
+if __name__ == "__main__":
+    main()
