@@ -61,9 +61,9 @@ class Rollouts:
 class RolloutEngine(Protocol):
     """Samples with weights that it is given; in this process, or in one of its own.
 
-    version: of the weights that it holds, 0 at first. in_process: it shares this process: batches
-    are cut for it, and while it samples nothing else goes on. An engine of another process
-    schedules sequences itself, and the trainer may work meanwhile.
+    version: of the weights that it holds, 0 at first. in_process: it shares this process and the
+    policy's module: batches are cut for it, and while it samples nothing else goes on. An engine of
+    another process schedules sequences itself, and the trainer may work meanwhile.
     """
 
     version: int

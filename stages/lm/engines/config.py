@@ -37,7 +37,7 @@ class RolloutConfig:
 
     kind: EngineKind = EngineKind.hf
 
-    # Training wants plain sampling: `sampling_warning` says why.
+    # Training wants plain sampling: `sampling_cautions` says why.
     top_k: int = 0
     top_p: float = 1.0
 
@@ -100,16 +100,16 @@ POSITIVE = (
 )
 
 
-def sampling_warning(config: RolloutConfig) -> str | None:
-    """Why truncated sampling is a bad idea in training; None for plain sampling."""
+def sampling_cautions(config: RolloutConfig) -> list[str]:
+    """Why truncated sampling is a bad idea in training; nothing for plain sampling."""
     if config.top_k == 0 and config.top_p == 1.0:
-        return None
-    return (
+        return []
+    return [
         f"rollout.top_k={config.top_k}, rollout.top_p={config.top_p}: responses are not the "
         "policy's own. The ratio and the KL use the log-probs of the whole distribution, which is "
         "not the one that was sampled, so both are biased, and the KL may even turn negative. Use "
         "top_k=0 and top_p=1 unless you mean it."
-    )
+    ]
 
 
 def check_engine(config: RolloutConfig) -> None:

@@ -16,6 +16,7 @@ from stages.contracts import (
     check_share,
     no_effect,
 )
+from stages.lm.engines.config import RolloutConfig, sampling_cautions
 from stages.step3_policy.ppo.stopping import StopRules
 
 MIN_WHITENING_SEQUENCES = 8
@@ -119,6 +120,7 @@ class PpoConfig(StageConfig):
     max_prompt_tokens: int = 1024  # longer prompts are left out
     max_response_tokens: int = 1024
     temperature: float = 1.0  # of sampling, and of every log-prob
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)  # engine; the group `rollout`
 
     # Reward
     kl_coef: float = 0.02
@@ -178,14 +180,15 @@ class PpoConfig(StageConfig):
         _check_choices(self)
 
     def cautions(self) -> list[str]:
-        """Published GRPO's KL is another penalty than the paper's."""
+        """What is allowed, and seldom meant: truncated sampling, published GRPO's KL."""
+        cautions = sampling_cautions(self.rollout)
         if self.kl_placement is KlPlacement.loss and self.kl_loss is KlLoss.k3:
-            return [
+            cautions += [
                 "align.kl_loss=k3 is not the KL penalty of Eq. 2: as a loss it is a regulariser of "
                 "the forward kind, KL(reference || policy), with another optimum. "
                 "kl_placement=reward or kl_loss=k2 reach the one of Eq. 2."
             ]
-        return []
+        return cautions
 
     @property
     def prompts_per_iteration(self) -> int:

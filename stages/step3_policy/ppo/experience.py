@@ -40,6 +40,7 @@ class Experience:
     advantages: Tensor  # (B, R) whitened if so configured
     returns: Tensor | None  # (B, R) what the critic is fitted to
     advantage_scale: Tensor  # (B,) what whitening multiplied by: a KL loss keeps pace with it
+    importance_weights: Tensor  # (B, R) of tokens that another policy sampled: mismatch.py
 
     @property
     def mask(self) -> Tensor:

@@ -15,7 +15,7 @@ The objective (Eq. 2), over prompts of D and pretraining text:
 Every random choice is a function of (seed, iteration), so an iteration can be made again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -31,9 +31,10 @@ from stages.step3_policy.ppo.data import PpoData, PromptSet
 from stages.step3_policy.ppo.experience import Experience, minibatch_rows
 from stages.step3_policy.ppo.kl import adapted_kl_coef, kl_penalty
 from stages.step3_policy.ppo.metrics import Figures, Stopwatch, experience_figures, mean_figures
+from stages.step3_policy.ppo.mismatch import importance_weights
 from stages.step3_policy.ppo.rewards import apply_missing_eos, token_rewards
 from stages.step3_policy.ppo.roles import Roles
-from stages.step3_policy.ppo.rollouts import respond
+from stages.step3_policy.ppo.rollouts import RolloutSource
 from stages.step3_policy.ppo.state import LoopState, resume, save
 from stages.step3_policy.ppo.validation import gold_rewards, validate
 
@@ -46,11 +47,16 @@ class PpoLoop:
     data: PpoData
     config: PpoConfig
     context: Context
+    source: RolloutSource = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.source = RolloutSource(self.roles, self.data, self.config)
 
     def train(self) -> LoopState:
         """Make the iterations that are left; the roles end as trained."""
         checkpoints = Checkpoints(self.context.checkpoints)
         done, state = resume(checkpoints, self.roles, self.config, self.context.journal)
+        self.source.load(state.in_flight)
         self.context.journal.start(self.config.iterations, "iterations")
         if done == 0:
             self.context.journal.log(0, self.validate(state, done))
@@ -77,6 +83,7 @@ class PpoLoop:
             experience = make_experience(roles, prompts, rollouts, self.config, kl_coef)
             with keep_if_broken(experience, self.context.checkpoints, iteration):
                 check_log_ratios(experience)
+            difference = self.source.difference(experience)
             gold = gold_rewards(self.data, prompts, rollouts, self.config.gold)
         lr = policy_lr(self.config, iteration)
         updates = []
@@ -93,6 +100,7 @@ class PpoLoop:
             roles.policy.average.update(roles.policy.model)
         return {
             **experience_figures(experience),
+            **difference,
             **{f"rollout/{name}_mean": sum(g) / len(g) for name, g in gold.items()},
             **mean_figures(updates),
             "lr/policy": lr,
@@ -102,11 +110,7 @@ class PpoLoop:
 
     def sample(self, iteration: int) -> tuple[PromptSet, Rollouts]:
         """Prompts of this iteration, one an episode, and responses of the policy as it is."""
-        indices, prompts = self.data.prompts_of(iteration)
-        rollouts = respond(
-            self.roles.engine, prompts.tokens, self.config, stream=iteration, indices=indices
-        )
-        return prompts, rollouts
+        return self.source.take(iteration)
 
     def update_policy(
         self, minibatch: Experience, update: int, kl_coef: float, lr: float
@@ -123,6 +127,7 @@ class PpoLoop:
 
     def validate(self, state: LoopState, done: int) -> Figures:
         """Judge the policy on validation prompts; remember the best."""
+        self.source.sync(done)
         validation = validate(self.roles, self.data, self.config)
         state.note_validation(validation.figures, self.roles.policy, self.config.select, done)
         self.context.journal.table(done, "samples", validation.samples)
@@ -139,6 +144,7 @@ class PpoLoop:
         stop = self.context.should_stop()
         due = done % self.config.checkpoint_every == 0 and done < self.config.iterations
         if stop or due or state.stopped_by:
+            state.in_flight = self.source.in_flight()
             save(checkpoints, done, self.roles, state)
         if stop:
             raise InterruptedRunError(f"stopped after iteration {done} of {self.config.iterations}")
@@ -164,10 +170,11 @@ def make_experience(
     )
     learnt = whiten(rewards, mask, center=False) if config.whiten_rewards else rewards
     targets = estimate(learnt, values, mask, config)
+    engine_logprobs = pad_right(rollouts.logprobs, 0.0)
     return Experience(
         batch=batch,
         finished=finished,
-        engine_logprobs=pad_right(rollouts.logprobs, 0.0),
+        engine_logprobs=engine_logprobs,
         old_logprobs=old_logprobs,
         ref_logprobs=ref_logprobs,
         entropies=entropies,
@@ -177,6 +184,7 @@ def make_experience(
         advantages=targets.advantages,
         returns=targets.returns,
         advantage_scale=torch.ones_like(scores) * targets.scale,
+        importance_weights=importance_weights(old_logprobs, engine_logprobs, config.rollout),
     )
 
 

@@ -75,6 +75,7 @@ class PolicyRole:
         losses, ratios, clipped = policy_losses(
             logprobs, part.old_logprobs, part.advantages, self.config.clip_range
         )
+        losses = part.importance_weights * losses  # 1, or what `mismatch` corrects with
         loss = masked_sum(losses, part.mask) / num_tokens
         if self.config.kl_placement is KlPlacement.loss:
             kl = kl_losses(

@@ -5,6 +5,7 @@ optimizers, the average, the KL coefficient and the best-so-far are all there is
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ class LoopState:
     validation: figures of the latest validation. best_*: of the validation with the highest figure
     that `select` goes by; -inf, 0 and empty where it goes by none. strikes: how many times in a row
     each stop rule was broken. stopped_by: the rule that ended the training; "" while none has.
+    in_flight: rollouts of the next iteration that are there already, with their version.
     """
 
     kl_coef: float
@@ -34,6 +36,7 @@ class LoopState:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     strikes: dict[str, int] = field(default_factory=dict)
     stopped_by: str = ""
+    in_flight: dict[str, Any] = field(default_factory=dict)
 
     def note_validation(
         self, figures: Figures, policy: PolicyRole, select: Select, done: int

@@ -24,6 +24,7 @@ from stages.step3_policy.ppo.masked import masked_mean
 LOGGED = {
     *("rollout/score_mean", "rollout/score_std", "rollout/kl", "rollout/kl_k3", "rollout/entropy"),
     *("rollout/response_tokens", "rollout/eos_rate", "reward/total_mean"),
+    *("rollout/logprob_diff_mean", "rollout/logprob_diff_max"),
     *("loss/policy", "loss/value", "loss/ptx"),
     *("policy/clip_fraction", "policy/approx_kl", "policy/ratio_max"),
     *("critic/explained_variance", "grad_norm/policy", "grad_norm/ptx", "grad_norm/critic"),
