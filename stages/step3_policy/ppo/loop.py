@@ -97,7 +97,7 @@ class PpoLoop:
                         figures |= roles.critic.update(minibatch)
             updates.append(figures)
         if self.config.ema_unit is EmaUnit.iteration:
-            roles.policy.average.update(roles.policy.model)
+            roles.policy.update_average()
         return {
             **experience_figures(experience),
             **difference,
@@ -120,9 +120,9 @@ class PpoLoop:
         figures = policy.policy_gradient(minibatch, kl_coef)
         if self.config.ptx_coef > 0:
             figures |= policy.ptx_gradient(self.data.documents_of(update))
-        policy.step(lr)
+        figures |= policy.step(lr)
         if self.config.ema_unit is EmaUnit.minibatch:
-            policy.average.update(policy.model)
+            policy.update_average()
         return figures
 
     def validate(self, state: LoopState, done: int) -> Figures:

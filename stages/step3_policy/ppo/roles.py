@@ -1,24 +1,32 @@
 """The four models of PPO, each behind the few methods that the loop calls.
 
 A role wraps a plain torch module. Its methods take whole batches and cut them into micro-batches of
-similar length themselves, so the loop does not know how, or where, they are computed. Nothing here
-ever enters training mode: outside SFT there is no dropout, and the ratio starts at exactly 1.
+similar length themselves, so the loop does not know how, or where, they are computed. In a worker
+group every rank has such roles: they get its rows of a batch and its `Share` of the work
+(`groups.py` deals and adds up).
+
+Nothing here ever enters training mode: outside SFT there is no dropout, and the ratio starts at
+exactly 1.
 
 Dimension letters: B sequences, R tokens of the longest response; lower case: of a micro-batch.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reward.model import Critic, RewardModel
-from stages.lm.batching import SequenceBatch, micro_batches
-from stages.lm.logprobs import document_loss, response_logprobs, response_logprobs_and_entropy
-from stages.lm.optimisation import NonFiniteError, OptimizerConfig, clip_and_step, make_optimizer
+from stages.lm.backends.base import Backend, SingleProcess
+from stages.lm.batching import SequenceBatch
+from stages.lm.dealing import Share, deal, with_last
+from stages.lm.logprobs import response_logprobs
+from stages.lm.modules import ResponseLogprobs, ResponseValues, documents_batch
+from stages.lm.optimisation import NonFiniteError, OptimizerConfig
 from stages.lm.rollout import RolloutEngine
 from stages.step3_policy.ppo.anomalies import check_finite
 from stages.step3_policy.ppo.config import KlPlacement, PpoConfig
@@ -29,48 +37,60 @@ from stages.step3_policy.ppo.losses import policy_losses, value_losses
 from stages.step3_policy.ppo.masked import masked_sum
 
 Figures = dict[str, float]
+MakeBackend = Callable[[nn.Module, OptimizerConfig], Backend]
 
 
 class PolicyRole:
     """The language model in training, with its optimizer and the average of its weights."""
 
-    def __init__(self, model: Any, config: PpoConfig, pad_token_id: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        config: PpoConfig,
+        pad_token_id: int,
+        make_backend: MakeBackend = SingleProcess,
+    ) -> None:
         self.model, self.config, self.pad_token_id = model, config, pad_token_id
-        self.optimizer = make_optimizer(model, optimizer_config(config, config.policy_lr))
-        self.average = WeightAverage(model, config.ema_decay)
+        trained = optimizer_config(config, config.policy_lr)
+        self.backend = make_backend(ResponseLogprobs(model), trained)
+        self.average = WeightAverage(self.backend.shards(), config.ema_decay)
 
     @torch.no_grad()
-    def logprobs_and_entropies(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
+    def logprobs_and_entropies(
+        self, batch: SequenceBatch, share: Share | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(B, R) each: log-probs of the sampled tokens, entropies where they were sampled."""
 
         def forward(part: SequenceBatch) -> Tensor:
-            return torch.stack(
-                response_logprobs_and_entropy(self.model, part, self.config.temperature)
-            )
+            return self.backend.forward(part, self.config.temperature, True)
 
-        logprobs, entropies = token_tensors(forward, batch, self.config.microbatch_tokens)
+        logprobs, entropies = token_tensors(forward, batch, share or all_of(batch, self.config))
         return logprobs, entropies
 
-    def policy_gradient(self, minibatch: Experience, kl_coef: float) -> Figures:
+    def policy_gradient(
+        self, minibatch: Experience, kl_coef: float, share: Share | None = None
+    ) -> Figures:
         """Accumulate the gradient of the clipped surrogate: its mean over the minibatch's tokens.
 
         With the KL as a loss, `kl_coef` times that of the sequences joins it, in the same unit.
         """
+        share = share or all_of(minibatch.batch, self.config)
         totals = dict.fromkeys(("loss/policy", "policy/clip_fraction", "policy/approx_kl"), 0.0)
-        ratio_max, num_tokens = 0.0, int(minibatch.mask.sum())
-        for part in parts_of(minibatch, self.config.microbatch_tokens):
-            loss, figures, largest = self._surrogate(part, kl_coef, num_tokens)
-            backward(loss, "policy loss")
+        ratio_max, step_follows = 0.0, self.config.ptx_coef == 0
+        for rows, last in with_last(share.forwards):
+            self.backend.begin(last_of_part=last, last_of_step=last and step_follows)
+            part = minibatch.select(rows)
+            loss, figures, largest = self._surrogate(part, kl_coef, share.num_tokens)
+            backward(self.backend, loss, "policy loss")
             totals = {name: totals[name] + figures[name] for name in totals}
             ratio_max = max(ratio_max, largest)
-        norm = gradient_norm(self.model)
-        return {**totals, "policy/ratio_max": ratio_max, "grad_norm/policy": norm}
+        return {**totals, "policy/ratio_max": ratio_max, **self._norm("grad_norm/policy")}
 
     def _surrogate(
         self, part: Experience, kl_coef: float, num_tokens: int
     ) -> tuple[Tensor, Figures, float]:
         """A micro-batch's share of the loss and of the figures, and its largest ratio."""
-        logprobs = response_logprobs(self.model, part.batch, self.config.temperature)
+        logprobs = self.backend.forward(part.batch, self.config.temperature)
         check_finite(logprobs.detach() - part.old_logprobs, part.mask, "log-ratio of the policy")
         losses, ratios, clipped = policy_losses(
             logprobs, part.old_logprobs, part.advantages, self.config.clip_range
@@ -90,50 +110,58 @@ class PolicyRole:
         }
         return loss, figures, float(ratios.detach().masked_fill(~part.mask, 0.0).max())
 
-    def ptx_gradient(self, documents: list[list[int]]) -> Figures:
+    def ptx_gradient(self, documents: list[list[int]], share: Share | None = None) -> Figures:
         """Accumulate `ptx_coef` times the gradient of the mean cross-entropy of a text token.
 
         The gradient already there is set aside meanwhile, so that this one's own norm is known.
         """
-        parameters = [p for p in self.model.parameters() if p.requires_grad]
-        held = [p.grad for p in parameters]
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._text_gradient(documents)
-        norm = gradient_norm(self.model)
-        for parameter, gradient in zip(parameters, held, strict=True):
-            if parameter.grad is not None and gradient is not None:
-                parameter.grad.add_(gradient)
-        return {"loss/ptx": loss, "grad_norm/ptx": norm}
+        held = self.backend.set_gradients_aside()
+        batch = documents_batch(documents, self.pad_token_id)
+        loss = self._text_gradient(batch, share or all_of(batch, self.config))
+        norm = self._norm("grad_norm/ptx")
+        self.backend.add_gradients(held)
+        return {"loss/ptx": loss, **norm}
 
-    def _text_gradient(self, documents: list[list[int]]) -> float:
+    def _text_gradient(self, documents: SequenceBatch, share: Share) -> float:
         """The mean cross-entropy (nats a token), its gradient times `ptx_coef` accumulated."""
-        num_tokens, total = sum(len(document) - 1 for document in documents), 0.0
-        lengths = [len(document) for document in documents]
-        for rows in micro_batches(lengths, self.config.microbatch_tokens):
-            summed, _ = document_loss(
-                self.model, [documents[row] for row in rows], self.pad_token_id
-            )
-            backward(self.config.ptx_coef * summed / num_tokens, "pretraining loss")
+        total = 0.0
+        for rows, last in with_last(share.forwards):
+            self.backend.begin(last_of_part=last, last_of_step=last)
+            summed = -self.backend.forward(documents.select(rows)).sum()
+            loss = self.config.ptx_coef * summed / share.num_tokens
+            backward(self.backend, loss, "pretraining loss")
             total += float(summed.detach())
-        return total / num_tokens
+        return total / share.num_tokens
 
-    def step(self, lr: float) -> None:
+    def _norm(self, name: str) -> Figures:
+        norm = self.backend.gradient_norm()
+        return {} if norm is None else {name: norm}
+
+    def step(self, lr: float) -> Figures:
         """One optimizer step on what was accumulated."""
-        clip_and_step(self.optimizer, self.model.parameters(), lr, self.config.max_grad_norm)
+        return {"grad_norm/step": self.backend.step(lr)}
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this role."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.weights,
-        }
+    def update_average(self) -> None:
+        """Move the average towards the weights."""
+        self.average.update(self.backend.shards())
 
-    def load(self, state: dict[str, Any]) -> None:
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the whole weights, by the model's own names, on the CPU."""
+        return of_model(self.backend.gather(self.backend.shards()))
+
+    def average_weights(self) -> dict[str, Tensor]:
+        """The same of the average."""
+        return of_model(self.backend.gather(self.average.weights))
+
+    def save(self, folder: Path) -> None:
+        """Write what a checkpoint keeps of this role."""
+        self.backend.save(folder)
+        self.backend.save_shards(self.average.weights, folder / "average")
+
+    def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.load(state["average"])
+        self.backend.load(folder)
+        self.backend.load_shards(self.average.weights, folder / "average")
 
 
 class ReferenceRole:
@@ -143,13 +171,13 @@ class ReferenceRole:
         self.model, self.config = model.requires_grad_(False), config
 
     @torch.no_grad()
-    def logprobs(self, batch: SequenceBatch) -> Tensor:
+    def logprobs(self, batch: SequenceBatch, share: Share | None = None) -> Tensor:
         """(B, R): log-probs of the policy's tokens under the reference."""
 
         def forward(part: SequenceBatch) -> Tensor:
             return response_logprobs(self.model, part, self.config.temperature)
 
-        return token_tensors(forward, batch, self.config.microbatch_tokens)
+        return token_tensors(forward, batch, share or all_of(batch, self.config))
 
 
 class RewardRole:
@@ -159,10 +187,10 @@ class RewardRole:
         self.model, self.config = model.requires_grad_(False), config
 
     @torch.no_grad()
-    def scores(self, batch: SequenceBatch) -> Tensor:
+    def scores(self, batch: SequenceBatch, share: Share | None = None) -> Tensor:
         """(B,) float32: normalised scores."""
         scores = torch.empty(len(batch.lengths), device=batch.lengths.device)
-        for rows in micro_batches(batch.lengths.tolist(), self.config.microbatch_tokens):
+        for rows in (share or all_of(batch, self.config)).forwards:
             scores[rows] = self.model.scores(batch.select(rows))
         return scores
 
@@ -170,46 +198,44 @@ class RewardRole:
 class CriticRole:
     """The value function: a network of its own, started as the reward model, with its own rate."""
 
-    def __init__(self, model: Critic, config: PpoConfig) -> None:
+    def __init__(
+        self, model: Critic, config: PpoConfig, make_backend: MakeBackend = SingleProcess
+    ) -> None:
         self.model, self.config = model, config
-        self.optimizer = make_optimizer(model, optimizer_config(config, config.critic_lr))
+        trained = optimizer_config(config, config.critic_lr)
+        self.backend = make_backend(ResponseValues(model), trained)
 
     @torch.no_grad()
-    def values(self, batch: SequenceBatch) -> Tensor:
+    def values(self, batch: SequenceBatch, share: Share | None = None) -> Tensor:
         """(B, R): the reward still expected before each response token."""
-        return token_tensors(self.model.values, batch, self.config.microbatch_tokens)
+        return token_tensors(self.backend.forward, batch, share or all_of(batch, self.config))
 
-    def update(self, minibatch: Experience) -> Figures:
+    def update(self, minibatch: Experience, share: Share | None = None) -> Figures:
         """One optimizer step of the clipped value loss at the fixed rate (App. C.4)."""
-        total, num_tokens = 0.0, int(minibatch.mask.sum())
-        for part in parts_of(minibatch, self.config.microbatch_tokens):
+        share, total = share or all_of(minibatch.batch, self.config), 0.0
+        for rows, last in with_last(share.forwards):
+            self.backend.begin(last_of_part=last, last_of_step=last)
+            part = minibatch.select(rows)
             assert part.values is not None
             assert part.returns is not None
             losses = value_losses(
-                self.model.values(part.batch),
+                self.backend.forward(part.batch),
                 part.values,
                 part.returns,
                 self.config.value_clip_range,
             )
-            loss = masked_sum(losses, part.mask) / num_tokens
-            backward(loss, "value loss")
+            loss = masked_sum(losses, part.mask) / share.num_tokens
+            backward(self.backend, loss, "value loss")
             total += float(loss.detach())
-        norm = clip_and_step(
-            self.optimizer,
-            self.model.parameters(),
-            self.config.critic_lr,
-            self.config.max_grad_norm,
-        )
-        return {"loss/value": total, "grad_norm/critic": norm}
+        return {"loss/value": total, "grad_norm/critic": self.backend.step(self.config.critic_lr)}
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this role."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+    def save(self, folder: Path) -> None:
+        """Write what a checkpoint keeps of this role."""
+        self.backend.save(folder)
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.backend.load(folder)
 
 
 @dataclass(kw_only=True)
@@ -246,14 +272,24 @@ def optimizer_config(config: PpoConfig, lr: float) -> OptimizerConfig:
     )
 
 
+def of_model(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """By the names they have in the model that a `ResponseLogprobs` holds."""
+    return {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+
+
+def all_of(batch: SequenceBatch, config: PpoConfig) -> Share:
+    """The whole batch as one share: by length, `microbatch_tokens` a forward."""
+    (share,) = deal(
+        batch.lengths.tolist(), 1, config.microbatch_tokens, int(batch.response_lengths.sum())
+    )
+    return share
+
+
 def token_tensors(
-    forward: Callable[[SequenceBatch], Tensor], batch: SequenceBatch, max_tokens: int
+    forward: Callable[[SequenceBatch], Tensor], batch: SequenceBatch, share: Share
 ) -> Tensor:
     """(..., B, R) from a `forward` that gives (..., b, r); 0 where masked."""
-    parts = [
-        (rows, forward(batch.select(rows)))
-        for rows in micro_batches(batch.lengths.tolist(), max_tokens)
-    ]
+    parts = [(rows, forward(batch.select(rows))) for rows in share.forwards]
     first = parts[0][1]
     whole = first.new_zeros(*first.shape[:-2], *batch.response_mask.shape)
     for rows, part in parts:
@@ -261,20 +297,8 @@ def token_tensors(
     return whole
 
 
-def parts_of(minibatch: Experience, max_tokens: int) -> Iterator[Experience]:
-    """The minibatch's micro-batches, by length."""
-    for rows in micro_batches(minibatch.batch.lengths.tolist(), max_tokens):
-        yield minibatch.select(rows)
-
-
-def backward(loss: Tensor, name: str) -> None:
+def backward(backend: Backend, loss: Tensor, name: str) -> None:
     """Accumulate gradients. Raises NonFiniteError, which leaves the weights as they are."""
     if not math.isfinite(float(loss.detach())):
         raise NonFiniteError(f"the {name} is {float(loss.detach())}")
-    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-
-
-def gradient_norm(model: nn.Module) -> float:
-    """The norm of all gradients together."""
-    gradients: Iterable[Tensor] = [p.grad for p in model.parameters() if p.grad is not None]
-    return float(nn.utils.get_total_norm(gradients))
+    backend.backward(loss)

@@ -3,9 +3,11 @@
 Left out: rollouts and updates on more than one process.
 """
 
-import copy
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from reward.model import critic_from_reward_model, load_reward_model
 from stages.contracts import Context, Report, UserError
@@ -13,6 +15,8 @@ from stages.lm.engines.hf import HFEngine
 from stages.lm.loading import load_causal_lm, load_tokenizer, save_model, text_contract
 from stages.step3_policy.ppo.config import PpoConfig, Select
 from stages.step3_policy.ppo.data import load_data
+from stages.step3_policy.ppo.ema import copy_weights
+from stages.step3_policy.ppo.engines import load_engine
 from stages.step3_policy.ppo.loop import PpoLoop
 from stages.step3_policy.ppo.roles import CriticRole, PolicyRole, ReferenceRole, RewardRole, Roles
 from stages.step3_policy.ppo.state import LoopState
@@ -38,10 +42,16 @@ def run(
     if judge is not None:
         roles.judge = load_judge(config, judge / "model")
     data = load_data(config, tokenizer, prompts, text)
-    state = PpoLoop(roles=roles, data=data, config=config, context=context).train()
-    average = averaged(roles.policy)
-    save_model(average, tokenizer, out / "ema")
-    save_model(selected(config.select, roles.policy, average, state), tokenizer, out / "model")
+    eos = tokenizer.eos_token_id
+    roles.engine = load_engine(config, roles.engine, ppo_init / "model", eos, context)
+    with closing(roles.engine):
+        state = PpoLoop(roles=roles, data=data, config=config, context=context).train()
+    average = roles.policy.average_weights()
+    chosen = selected(config.select, roles.policy, average, state)
+    for name, weights in {"ema": average, "model": chosen}.items():
+        model = load_causal_lm(ppo_init / "model")
+        copy_weights(weights, model)
+        save_model(model, tokenizer, out / name)
     return Report(
         metrics=final_metrics(config.select, state),
         contract=text_contract(tokenizer, config.max_prompt_tokens + config.max_response_tokens),
@@ -84,20 +94,13 @@ def check_context(config: PpoConfig, model: Any) -> None:
         )
 
 
-def averaged(policy: PolicyRole) -> Any:
-    """A copy of the policy with the average of its weights."""
-    model = copy.deepcopy(policy.model)
-    policy.average.copy_to(model)
-    return model
-
-
-def selected(select: Select, policy: PolicyRole, average: Any, state: LoopState) -> Any:
-    """The model that becomes the policy."""
+def selected(
+    select: Select, policy: PolicyRole, average: dict[str, Tensor], state: LoopState
+) -> dict[str, Tensor]:
+    """The weights that become the policy."""
     if select is Select.ema:
         return average
-    if select.figure is not None:
-        policy.model.load_state_dict(state.best_weights)
-    return policy.model
+    return policy.weights() if select.figure is None else state.best_weights
 
 
 def final_metrics(select: Select, state: LoopState) -> dict[str, float]:

@@ -5,6 +5,7 @@ optimizers, the average, the KL coefficient and the best-so-far are all there is
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,8 +47,7 @@ class LoopState:
         if select.figure is None or figures[select.figure] <= self.best_figure:
             return
         self.best_figure, self.best_iteration = figures[select.figure], done
-        weights = policy.model.state_dict()
-        self.best_weights = {name: tensor.clone() for name, tensor in weights.items()}
+        self.best_weights = policy.weights()
 
     def heed(self, rules: StopRules, figures: Figures) -> None:
         """Count what these figures break; a rule broken often enough ends the training."""
@@ -56,15 +56,13 @@ class LoopState:
 
 
 def save(checkpoints: Checkpoints, done: int, roles: Roles, state: LoopState) -> None:
-    """Write everything the next iterations depend on, in one atomic file."""
-    checkpoints.save(
-        done,
-        {
-            **{name: role.state() for name, role in roles.trained.items()},
-            "loop": vars(state),
-            "rng": rng_state(),
-        },
-    )
+    """Write everything the next iterations depend on, in one atomic checkpoint."""
+
+    def save_roles(folder: Path) -> None:
+        for name, role in roles.trained.items():
+            role.save(folder / name)
+
+    checkpoints.save(done, {"loop": vars(state), "rng": rng_state()}, save_roles)
 
 
 def resume(
@@ -77,7 +75,7 @@ def resume(
         return 0, LoopState(kl_coef=config.kl_coef)
     done, saved = latest
     for name, role in roles.trained.items():
-        role.load(saved[name])
+        role.load(checkpoints.path(done) / name)
     journal.rewind(done)
     restore_rng(saved["rng"])
     return done, LoopState(**saved["loop"])

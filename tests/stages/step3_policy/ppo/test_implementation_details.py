@@ -326,7 +326,7 @@ def test_row_30_padding_stays_out_of_every_statistic(make_loop: MakeLoop) -> Non
     assert experience_figures(dirty) == pytest.approx(experience_figures(clean))
     for experience in (clean, dirty):
         experience.figures = loop.roles.policy.policy_gradient(experience, 0.02)
-        loop.roles.policy.optimizer.zero_grad()
+        loop.roles.policy.backend.optimizer.zero_grad()
         experience.figures |= loop.roles.critic.update(experience)
         loop = make_loop("again")
         nudge(loop)

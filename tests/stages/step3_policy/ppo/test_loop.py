@@ -28,6 +28,7 @@ LOGGED = {
     *("loss/policy", "loss/value", "loss/ptx"),
     *("policy/clip_fraction", "policy/approx_kl", "policy/ratio_max"),
     *("critic/explained_variance", "grad_norm/policy", "grad_norm/ptx", "grad_norm/critic"),
+    "grad_norm/step",
     *("lr/policy", "kl_coef"),
     *("time/rollout_s", "time/scoring_s", "time/policy_s", "time/critic_s", "time/iteration_s"),
 }
@@ -83,12 +84,12 @@ def test_both_gradients_meet_in_one_step(make_loop: Callable[..., PpoLoop]) -> N
     figures |= policy.ptx_gradient(documents)
     found = gradients(loop)
 
-    policy.optimizer.zero_grad()
+    policy.backend.optimizer.zero_grad()
     logprobs = response_logprobs(policy.model, experience.batch)
     losses, _, _ = policy_losses(logprobs, experience.old_logprobs, experience.advantages, 0.2)
     masked_mean(losses, experience.mask).backward()
     of_policy = gradients(loop)
-    policy.optimizer.zero_grad()
+    policy.backend.optimizer.zero_grad()
     summed, num_tokens = document_loss(policy.model, documents, policy.pad_token_id)
     (3.0 * summed / num_tokens).backward()
     of_text = gradients(loop)

@@ -8,6 +8,7 @@ import pytest
 from stages.contracts import Context
 from stages.step3_policy.ppo.config import KlPlacement, PpoConfig
 from stages.step3_policy.ppo.data import PpoData, PromptSet
+from stages.step3_policy.ppo.ema import copy_weights
 from stages.step3_policy.ppo.loop import PpoLoop
 from stages.step3_policy.ppo.roles import CriticRole, PolicyRole, ReferenceRole, RewardRole, Roles
 from tests.oracles.ppo import tilted, total_variation
@@ -58,6 +59,6 @@ def test_sampled_ppo_reaches_the_tilted_optimum(placement: KlPlacement, tmp_path
     """
     loop = four_action_loop(tmp_path, kl_placement=placement)
     loop.train()
-    loop.roles.policy.average.copy_to(loop.roles.policy.model)
+    copy_weights(loop.roles.policy.average_weights(), loop.roles.policy.model)
     assert tilted(REF, REWARDS, KL_COEF) == pytest.approx(BEST, abs=1e-6)
     assert total_variation(loop.roles.policy.model.probabilities(), BEST) < 0.02

@@ -34,8 +34,10 @@ class BreakdownError(Exception):
 
 def final_state(loop: PpoLoop) -> dict[str, Any]:
     """Everything that PPO ends with."""
-    roles = loop.roles
-    return {"policy": roles.policy.state(), "critic": roles.critic.state()}
+    trained = loop.roles.trained
+    optimizers = {name: role.backend.optimizer.state_dict() for name, role in trained.items()}
+    weights = {name: role.model.state_dict() for name, role in trained.items()}
+    return {**weights, "optimizers": optimizers, "average": trained["policy"].average_weights()}
 
 
 def logged(loop: PpoLoop) -> list[tuple[int, dict[str, float]]]:

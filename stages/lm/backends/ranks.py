@@ -1,0 +1,8 @@
+"""What a rank calls its own files."""
+
+import torch.distributed as dist
+
+
+def rank_file() -> str:
+    """A file that no other rank writes; of another number of ranks it is not found."""
+    return f"rank_{dist.get_rank()}_of_{dist.get_world_size()}.pt"
