@@ -6,7 +6,8 @@ artifact. Code is read as syntax trees (`pipeline.sources`), package versions fr
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import Field, asdict, dataclass, fields, is_dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
@@ -15,15 +16,16 @@ from typing import Any
 
 from stages.contracts import StageConfig, UserError
 
-NUMERIC_PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "trl",
-    "peft",
-    "accelerate",
-    "deepspeed",
-)
+# Packages that decide numbers, and those of them that each brings into a computation.
+NUMERIC_PACKAGES: dict[str, tuple[str, ...]] = {
+    "torch": (),
+    "tokenizers": (),
+    "transformers": ("torch", "tokenizers"),
+    "accelerate": ("torch",),
+    "peft": ("transformers", "accelerate"),
+    "trl": ("transformers", "accelerate"),
+    "deepspeed": ("torch",),
+}
 Keep = Callable[[Field[Any]], bool]
 
 
@@ -49,15 +51,19 @@ class Parts:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def package_versions() -> dict[str, str]:
-    """major.minor of the installed packages that decide numbers."""
+def package_versions(imported: Iterable[str]) -> dict[str, str]:
+    """major.minor of the installed packages that decide numbers, of those that code imports.
+
+    Installing a package that a stage never imports does not make its result another one.
+    """
     found: dict[str, str] = {}
-    for name in NUMERIC_PACKAGES:
-        try:
+    waiting = [name for name in imported if name in NUMERIC_PACKAGES]
+    while waiting:
+        name = waiting.pop()
+        waiting += NUMERIC_PACKAGES[name]
+        with suppress(PackageNotFoundError):
             found[name] = ".".join(version(name).split(".")[:2])
-        except PackageNotFoundError:
-            continue
-    return found
+    return dict(sorted(found.items()))
 
 
 def resolved(config: Any) -> dict[str, Any]:

@@ -107,13 +107,16 @@ def make_plan(
     return plan, faults + _own_judge(plan)
 
 
+THE_WAY_IN = "stages.lm.process"  # sets threads and generators before every stage
+
+
 class _Planner:
     """Adds assets to a plan one after another, collecting faults."""
 
     def __init__(self, plan: Plan, selection: Selection, runs_dir: Path) -> None:
         self.plan, self.faults = plan, list[UserError]()
         self._selection, self._runs_dir = selection, runs_dir
-        self._sources, self._packages = Sources(), package_versions()
+        self._sources = Sources()
 
     def add(self, asset: str, stage: Stage) -> None:
         """Plan one asset; left out if it, or something it reads, has a fault."""
@@ -157,10 +160,11 @@ class _Planner:
         parents = {
             keyword: self.plan.stages[parent].fingerprint for keyword, parent in stage.reads.items()
         }
+        module = stage.function.partition(":")[0]
         return Parts(
             stage=f"{asset} by {stage.function}",
-            code=self._sources.version(stage.function.partition(":")[0]),
-            packages=self._packages,
+            code=self._sources.version(module) | self._sources.version(THE_WAY_IN),
+            packages=package_versions(self._sources.packages(module)),
             config=hashed(stage.config),
             external=external_digests(stage.config),
             parents=parents,

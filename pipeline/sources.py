@@ -1,4 +1,5 @@
-"""What code a stage is made of: the trees of its module and of all it imports from the project.
+"""What code a stage is made of: the trees of its module and of all it imports from the project,
+and the foreign packages these import.
 
 Nothing is imported: sources are found from the packages' folders and parsed. Comments, layout and
 docstrings are no part of a tree, so editing them runs nothing again.
@@ -25,16 +26,29 @@ class Sources:
 
         The project is `stages`, `reward` and the package that `module` itself lives in.
         """
+        digests, _ = self._reach(module)
+        return dict(sorted(digests.items()))
+
+    def packages(self, module: str) -> set[str]:
+        """Top-level names that `module`, or what it imports from the project, imports elsewhere."""
+        _, foreign = self._reach(module)
+        return foreign
+
+    def _reach(self, module: str) -> tuple[dict[str, str], set[str]]:
+        """Digests of the project's modules within reach, and the names of all other packages."""
         packages = {*PROJECT_PACKAGES, module.partition(".")[0]}
-        found: dict[str, str] = {}
+        digests: dict[str, str] = {}
+        foreign: set[str] = set()
         waiting = [module]
         while waiting:
             name = waiting.pop()
-            if name in found or name.partition(".")[0] not in packages or not self._path(name):
-                continue
-            found[name], imports = self._digest(name)
-            waiting += imports
-        return dict(sorted(found.items()))
+            package = name.partition(".")[0]
+            if package not in packages:
+                foreign.add(package)
+            elif name not in digests and self._path(name):
+                digests[name], imports = self._digest(name)
+                waiting += imports
+        return digests, foreign
 
     def _digest(self, module: str) -> tuple[str, list[str]]:
         if module not in self._read:

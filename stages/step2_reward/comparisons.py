@@ -1,6 +1,6 @@
 """Labelers rank the completions of every prompt (InstructGPT §3.4, §3.5): one person a prompt.
 
-How far people agree is measured beside it, on validation prompts that pairs of labelers rank again;
+How far people agree is measured beside it, on training prompts that pairs of labelers rank again;
 those judgements are never trained on.
 """
 
@@ -41,7 +41,7 @@ def run(config: ComparisonsConfig, *, completions: Path, out: Path, context: Con
         write_table(out / f"{split}.parquet", comparisons)
         metrics |= {f"{split}_{name}": value for name, value in describe(comparisons).items()}
         context.journal.advance(done)
-    audited = records["validation"][: config.agreement_prompts]
+    audited = records["train"][: config.agreement_prompts]
     return Report(metrics=metrics | measure_agreement(audited, pool, config.seed))
 
 

@@ -56,12 +56,12 @@ class CompletionsConfig(StageConfig):
 class ComparisonsConfig(StageConfig):
     """Who ranks the completions.
 
-    agreement_prompts: how many validation prompts a second labeler of the same group and one of
-    another rank again, to measure agreement; those judgements are not trained on.
+    agreement_prompts: how many training prompts two labelers, two of one group and two of different
+    groups rank again, to measure agreement; those judgements are not trained on.
     """
 
     labeler: LabelerConfig = field(default_factory=LabelerConfig)
-    agreement_prompts: int = 500
+    agreement_prompts: int = 1500
 
     def __post_init__(self) -> None:
         check_positive(self, "agreement_prompts")

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.fingerprint import Parts, differences, effective, external_digests, hashed
+from pipeline.fingerprint import (
+    Parts,
+    differences,
+    effective,
+    external_digests,
+    hashed,
+    package_versions,
+)
 from pipeline.sources import Sources
 from stages.contracts import UserError
 from tests.pipeline.toys import ToyConfig
@@ -58,6 +65,19 @@ def test_an_edit_changes_the_module_it_is_in(toyland: Path, module: str) -> None
     path.write_text(path.read_text().replace("greet", "greet_all"))
     changed = {name for name, digest in version().items() if before[name] != digest}
     assert changed == {f"toyland.{module}"}
+
+
+def test_packages_are_those_that_the_code_imports_and_what_they_bring(toyland: Path) -> None:
+    (toyland / "helpers.py").write_text("def greet():\n    import os, transformers\n")
+    imported = Sources().packages("toyland.stage")
+    assert imported == {"os", "transformers"}
+    assert set(package_versions(imported)) == {"transformers", "tokenizers", "torch"}
+
+
+def test_installing_a_package_that_a_stage_never_imports_makes_nothing_again() -> None:
+    data = Sources().packages("stages.step0_data.prompts")
+    assert package_versions(data) == {}
+    assert "deepspeed" not in Sources().packages("stages.step1_sft.sft")
 
 
 def test_stages_are_read_without_importing_torch() -> None:
