@@ -108,9 +108,15 @@ def typed(composed: DictConfig) -> PipelineConfig:
     walk = _Walk([])
     walk.check_scale(tree.pop("scale", {}), _scale_keys(), "scale")
     built = walk.build(tree, PipelineConfig, "")
-    raise_faults(walk.faults)
+    raise_faults([fault for fault in walk.faults if not _is_told_elsewhere(fault)])
     assert isinstance(built, PipelineConfig)
     return built
+
+
+def _is_told_elsewhere(fault: UserError) -> bool:
+    """`align.rollout` refers to the group `rollout`, which tells the same of its own keys."""
+    copied = ("align.rollout.", "align.rollout:")
+    return any(text.startswith(copied) for text in (fault.what, fault.got))
 
 
 def _resolved(composed: DictConfig) -> dict[str, Any]:

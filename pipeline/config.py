@@ -13,6 +13,7 @@ from pipeline.fingerprint import effective
 from pipeline.tracking.config import TrackingConfig
 from pipeline.workflow import Selection
 from stages.contracts import StageConfig
+from stages.lm.engines.config import RolloutConfig
 from stages.step0_base.config import BaseConfig
 from stages.step0_data.config import DemonstrationsConfig, PromptsConfig, TextConfig
 from stages.step1_sft.config import PpoInitConfig, SftConfig
@@ -121,7 +122,10 @@ class RunConfig:
 
 @dataclass(kw_only=True)
 class PipelineConfig(RunConfig):
-    """Everything a run depends on. `scale` has been read by the options and is gone by now."""
+    """Everything a run depends on. `scale` has been read by the options and is gone by now.
+
+    rollout: PPO's options refer to it, so it counts as a part of `align` where it is used.
+    """
 
     data: DataConfig
     base: BaseConfig
@@ -132,6 +136,7 @@ class PipelineConfig(RunConfig):
     reward_model: RewardModelConfig
     align: AlignConfig
     evaluation: EvaluationConfig
+    rollout: RolloutConfig = field(metadata=NO_EFFECT)
     executor: ExecutorConfig = field(metadata=NO_EFFECT)
     cluster: ClusterConfig = field(metadata=NO_EFFECT)
     tracking: TrackingConfig = field(metadata=NO_EFFECT)

@@ -13,6 +13,7 @@ from pipeline.artifacts import folder_size
 from pipeline.manifest import check_contents
 from pipeline.planning import Plan
 from stages.contracts import StageConfig, UserError
+from stages.lm.engines.config import check_engine
 from stages.step0_base.config import BaseConfig, BaseKind
 from stages.step1_sft.config import SftConfig
 from stages.step3_policy.ppo.config import PpoConfig
@@ -32,7 +33,8 @@ WORKING_MODELS = {
 def run_faults(plan: Plan, run_dir: Path) -> list[UserError]:
     """Every fault that would stop the planned work later."""
     unwritable = _unwritable({"store": plan.store.root, "run folder": run_dir})
-    return unwritable + _damaged(plan) + ([] if unwritable else _disk_faults(plan))
+    faults = unwritable + _damaged(plan) + _engine_faults(plan)
+    return faults + ([] if unwritable else _disk_faults(plan))
 
 
 def _unwritable(folders: dict[str, Path]) -> list[UserError]:
@@ -56,6 +58,18 @@ def _damaged(plan: Plan) -> list[UserError]:
         except UserError as fault:
             faults.append(fault)
     return faults
+
+
+def _engine_faults(plan: Plan) -> list[UserError]:
+    """What keeps the rollout engine of a policy to be trained from starting."""
+    configs = [plan.stages[asset].stage.config for asset in plan.to_run]
+    try:
+        for config in configs:
+            if isinstance(config, PpoConfig):
+                check_engine(config.rollout)
+    except UserError as fault:
+        return [fault]
+    return []
 
 
 def _disk_faults(plan: Plan) -> list[UserError]:

@@ -77,7 +77,7 @@ class RolloutConfig:
             raise UserError(
                 "async_steps=1 needs a correction: responses are one update older than the policy",
                 got=f"correction={self.correction.value}",
-                do="set correction=truncate, or mask",
+                do="set rollout.correction=truncate, or mask",
             )
         if not self.mask_below < 1 < self.mask_above:
             raise UserError(

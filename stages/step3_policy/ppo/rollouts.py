@@ -88,7 +88,6 @@ class RolloutSource:
         self._flight: Future[Rollouts] | None = None
         self._synced: int | None = None
         self._probed: Figures = {}
-        self._thread = ThreadPoolExecutor(max_workers=1)  # waits for another process
 
     def take(self, iteration: int) -> tuple[PromptSet, Rollouts]:
         """Prompts of this iteration, one an episode, and their responses."""
@@ -149,7 +148,10 @@ class RolloutSource:
     def _begin(self, iteration: int) -> Future[Rollouts]:
         if self.roles.engine.in_process:
             return landed(self._sample(iteration))
-        return self._thread.submit(self._sample, iteration)
+        thread = ThreadPoolExecutor(max_workers=1)  # does nothing but wait for the other process
+        flight = thread.submit(self._sample, iteration)
+        thread.shutdown(wait=False)
+        return flight
 
     def _probe(self, iteration: int) -> Figures:
         """Both say what they think of a few short responses; rollouts of older weights cannot."""
