@@ -33,7 +33,7 @@ class LabelerConfig:
     kind: LabelerKind = LabelerKind.simulated
     groups: int = 5
     labelers_per_group: int = 8
-    noise: float = 0.24
+    noise: float = 0.27
     tie_margin: float = 0.1
     taste: float = 0.25
 

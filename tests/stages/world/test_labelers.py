@@ -69,7 +69,7 @@ def test_groups_disagree_about_what_they_like():
 
 def test_people_of_one_group_agree_more_than_people_of_two():
     """The world's own noise and tastes, on answers of mixed quality."""
-    pool = make_labelers(LabelerConfig(noise=0.24, taste=0.25, tie_margin=0.1))
+    pool = make_labelers(LabelerConfig())
     rng = Random(0)
     same, different = [0, 0], [0, 0]
     for number in range(400):
