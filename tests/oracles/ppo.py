@@ -19,6 +19,25 @@ def gae(
     return advantages, [a + v for a, v in zip(advantages, values, strict=True)]
 
 
+def leave_one_out(rewards: list[float]) -> list[float]:
+    """Each sample's reward less the mean of the other samples of its prompt."""
+    others = [rewards[:i] + rewards[i + 1 :] for i in range(len(rewards))]
+    return [reward - sum(rest) / len(rest) for reward, rest in zip(rewards, others, strict=True)]
+
+
+def group_relative(rewards: list[float], *, over_std: bool) -> list[float]:
+    """Each sample's reward less its prompt's mean, over the prompt's standard deviation or not."""
+    mean = sum(rewards) / len(rewards)
+    std = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / len(rewards))
+    return [(reward - mean) / (std if over_std else 1.0) for reward in rewards]
+
+
+def reward_to_go(rewards: list[float], gamma: float) -> list[float]:
+    """What each token of one response still gets, itself included."""
+    last = len(rewards)
+    return [sum(gamma ** (s - t) * rewards[s] for s in range(t, last)) for t in range(last)]
+
+
 def clipped_policy_loss(ratio: float, advantage: float, clip_range: float) -> float:
     """Case by case, as Schulman et al. 2017, Fig. 1 draws it; to be minimised."""
     if advantage >= 0:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,32 @@ def test_a_given_run_or_folder_replaces_a_stage(tmp_path: Path) -> None:
         run = make(tmp_path, toy_graph(), Selection(given={"left": named}))
         assert run.artifacts()["evaluation"].manifest.metrics == {"value": 42.0}
         assert run.plan.inputs("total")["left"] == theirs.folder
+
+
+def test_the_judge_is_a_reward_model_and_another_one(tmp_path: Path) -> None:
+    """By run or by folder. Mutations: a judge looked up by that name; the one trained on taken."""
+    number = Stage(function=f"{ToyConfig.__module__}:number", config=ToyConfig())
+    both = {"left": "reward_model", "right": "judge"}
+    graph = {
+        "reward_model": number,
+        "judge": number,
+        "evaluation": Stage(
+            function=f"{ToyConfig.__module__}:total", config=ToyConfig(), reads=both
+        ),
+    }
+    other = {"reward_model": replace(number, config=ToyConfig(value=40))}
+    theirs = make(tmp_path / "theirs", other, Selection(to_stage="reward_model"))
+    folder = str(theirs.artifacts()["reward_model"].folder)
+    record = RunRecord(run="theirs", stages={"reward_model": StageRecord(folder=folder)})
+    (tmp_path / "runs" / "theirs").mkdir(parents=True)
+    write_run(tmp_path / "runs" / "theirs", record)
+    for named in (folder, "theirs"):
+        run = make(tmp_path, graph, Selection(given={"judge": named}))
+        assert run.artifacts()["evaluation"].manifest.metrics == {"value": 42.0}
+    own = str(run.artifacts()["reward_model"].folder)
+    _, (fault,) = plan_with_faults(tmp_path, graph, given={"judge": own})
+    assert fault.what == "the judge is the reward model that training maximises"
+    assert fault.got == f"given.judge={own}"
 
 
 def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:

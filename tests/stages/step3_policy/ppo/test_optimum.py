@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stages.contracts import Context
-from stages.step3_policy.ppo.config import KlPlacement, PpoConfig
+from stages.step3_policy.ppo.config import Advantage, KlLoss, KlPlacement, PpoConfig
 from stages.step3_policy.ppo.data import PpoData, PromptSet
 from stages.step3_policy.ppo.ema import copy_weights
 from stages.step3_policy.ppo.loop import PpoLoop
@@ -41,13 +41,22 @@ def four_action_loop(folder: Path, **changes: Any) -> PpoLoop:
     roles = Roles(
         policy=PolicyRole(policy, config, tabular.PAD),
         ref_policy=ReferenceRole(tabular.TablePolicy(REF), config),
-        critic=CriticRole(tabular.ConstantCritic(), config),
+        critic=CriticRole(tabular.ConstantCritic(), config)
+        if config.advantage.needs_critic
+        else None,
         reward_model=RewardRole(tabular.TableReward(REWARDS), config),
         engine=tabular.TableEngine(policy),
     )
     prompts = PromptSet(messages=[[]] * 64, tokens=[[tabular.PROMPT]] * 64)
     data = PpoData(tokenizer=None, train=prompts, validation=prompts, documents=[], config=config)
     return PpoLoop(roles=roles, data=data, config=config, context=Context.at(folder))
+
+
+def reached(loop: PpoLoop) -> list[float]:
+    """The probabilities of the average policy after training."""
+    loop.train()
+    copy_weights(loop.roles.policy.average_weights(), loop.roles.policy.model)
+    return loop.roles.policy.model.probabilities()
 
 
 @pytest.mark.parametrize("placement", list(KlPlacement))
@@ -57,8 +66,45 @@ def test_sampled_ppo_reaches_the_tilted_optimum(placement: KlPlacement, tmp_path
     Mutations: the KL penalty's sign or its absence; minimum for maximum in the clipped loss; the
     advantage's sign; the KL loss without `advantage_scale`.
     """
-    loop = four_action_loop(tmp_path, kl_placement=placement)
-    loop.train()
-    copy_weights(loop.roles.policy.average_weights(), loop.roles.policy.model)
     assert tilted(REF, REWARDS, KL_COEF) == pytest.approx(BEST, abs=1e-6)
-    assert total_variation(loop.roles.policy.model.probabilities(), BEST) < 0.02
+    found = reached(four_action_loop(tmp_path, kl_placement=placement))
+    assert total_variation(found, BEST) < 0.02
+
+
+RELATIVE = {"samples_per_prompt": 8, "whiten_advantages": False}
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "rloo": {"advantage": Advantage.rloo, **RELATIVE},
+    "grpo": {"advantage": Advantage.grpo, **RELATIVE},
+    "dr_grpo": {"advantage": Advantage.grpo, "group_std": False, **RELATIVE},
+    "reinforce_pp": {"advantage": Advantage.reinforce_pp},
+}
+QUICK = {"iterations": 80, "policy_lr": 0.02, "ema_decay": 0.98}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_reaches_it_with_the_kl_in_the_reward(name: str, tmp_path: Path) -> None:
+    """Without a critic. Mutations: the baseline added, the other samples' sum for their mean."""
+    found = reached(four_action_loop(tmp_path, **QUICK, **ESTIMATORS[name]))
+    assert total_variation(found, BEST) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "kl_coef"),
+    [
+        ("rloo", KL_COEF),
+        ("reinforce_pp", KL_COEF),
+        ("dr_grpo", KL_COEF * 8 / 7),  # its mean holds the sample itself: advantages are 7/8
+    ],
+)
+def test_estimators_with_the_kl_as_a_loss(name: str, kl_coef: float, tmp_path: Path) -> None:
+    """Mutation: the KL loss without `advantage_scale` (reinforce_pp)."""
+    as_loss = {"kl_placement": KlPlacement.loss}
+    found = reached(four_action_loop(tmp_path, **QUICK, **as_loss, **ESTIMATORS[name]))
+    assert total_variation(found, tilted(REF, REWARDS, kl_coef)) < 0.02
+
+
+def test_k3_as_a_loss_reaches_the_forward_optimum(tmp_path: Path) -> None:
+    """beta ref / (lambda - r), the policy nearest by KL(ref || pi). Mutation: k2 in its place."""
+    k3 = {"kl_placement": KlPlacement.loss, "kl_loss": KlLoss.k3}
+    found = reached(four_action_loop(tmp_path, **QUICK, **k3))
+    assert total_variation(found, [0.1259, 0.1378, 0.1700, 0.5663]) < 0.02
