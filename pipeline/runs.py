@@ -5,11 +5,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from pipeline.composition import typed
-from pipeline.config import PipelineConfig
 from pipeline.errors import nearest
 from pipeline.locks import Holder, is_free, lock_now
 from pipeline.summary import RUN_FILE
@@ -48,14 +47,14 @@ def find_run(named: str, runs_dir: Path) -> Path:
     raise UserError(f"there is no such run in {runs_dir}", got=named, do=do)
 
 
-def read_config(folder: Path) -> PipelineConfig:
-    """The config a run was started with, typed again."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config a run was started with, as written: an older version may have had other keys."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{folder} holds no {CONFIG_FILE}", do="start the run again")
-    config = OmegaConf.load(path)
-    assert isinstance(config, DictConfig)
-    return typed(config)
+    config = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
 
 
 @contextmanager

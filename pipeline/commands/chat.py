@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stages.lm.streaming import Speaker
 
 SPEAKERS = ("policy", "sft")
+NUM_EXAMPLES = 3
 PUNCTUATION = re.compile(r"([.,?!:;])")
 
 
@@ -33,18 +34,25 @@ def main(arguments: Sequence[str]) -> int:
     """Answer one prompt, or one after another until end of input."""
     asked = _parse(arguments)
     folder = find_run(asked.run, asked.runs_dir)
-    folders = {name: model_folder(read_run(folder), name) for name in SPEAKERS}
-    limit = asked.max_new_tokens or read_config(folder).evaluation.max_response_tokens
+    record = read_run(folder)
+    folders = {name: model_folder(record, name) for name in SPEAKERS}
+    limit = asked.max_new_tokens or read_config(folder)["evaluation"]["max_response_tokens"]
 
     from stages.lm.rollout import Sampling  # torch: after the run was found right
 
-    sampling = Sampling(max_new_tokens=limit, temperature=asked.temperature, greedy=asked.greedy)
+    sampling = Sampling(
+        max_new_tokens=limit,
+        temperature=asked.temperature,
+        greedy=asked.greedy,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+    )
     speakers = {name: open_speaker(path) for name, path in folders.items()}
     talk = _Talk(speakers, sampling, asked.seed, console())
     if asked.prompt is not None:
         talk.answer(asked.prompt)
         return 0
-    talk.until_end_of_input()
+    talk.until_end_of_input(example_prompts(record))
     return 0
 
 
@@ -54,6 +62,10 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--prompt", metavar="TEXT", help="answer this and end")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--greedy", action="store_true", help="the likeliest token each time")
+    parser.add_argument("--top-k", type=int, default=0, help="of the k likeliest tokens; 0: all")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, help="of the fewest tokens with this probability"
+    )
     parser.add_argument("--max-new-tokens", type=int, help="default: as the run was evaluated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
@@ -75,6 +87,15 @@ def model_folder(record: RunRecord, asset: str) -> Path:
             do="finish it: run its command again",
         )
     return folder
+
+
+def example_prompts(record: RunRecord) -> list[str]:
+    """A few prompts that the models were evaluated on, in the words of their users."""
+    from stages.records.schemas import Prompt
+    from stages.records.tables import read_table
+
+    prompts = read_table(Path(record.stages["prompts"].folder) / "test.parquet", Prompt)
+    return [prompt.prompt[-1]["content"] for prompt in prompts[:NUM_EXAMPLES]]
 
 
 def open_speaker(model: Path) -> "Speaker":
@@ -101,9 +122,11 @@ class _Talk:
     seed: int
     screen: Console
 
-    def until_end_of_input(self) -> None:
+    def until_end_of_input(self, examples: Sequence[str]) -> None:
         """Ask for prompts; ctrl-C ends a reply, at the prompt it ends the talk, as ctrl-D does."""
-        self.screen.print("Each line is a prompt of its own. ctrl-D ends the talk.")
+        self.screen.print("Each line is a prompt of its own. ctrl-D ends the talk. For example:")
+        for example in examples:
+            self.screen.print(f"  {example}", style="dim", markup=False, highlight=False)
         with suppress(EOFError):
             while True:
                 line = self.screen.input("[bold]you>[/bold] ")

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from pipeline.commands.runs import run_state
 from pipeline.executors.protocol import Status
-from pipeline.fingerprint import resolved
 from pipeline.manifest import Manifest
 from pipeline.progress import LOOK, console, duration
 from pipeline.reporting.data import final_figures, load_manifests
@@ -45,7 +44,7 @@ def _everything(folder: Path, record: RunRecord, manifests: dict[str, Manifest])
         **asdict(record),
         "folder": str(folder.absolute()),
         "status": run_state(folder, record.status),
-        "config": resolved(read_config(folder)),
+        "config": read_config(folder),
         "figures": final_figures(record, manifests),
         "manifests": {asset: asdict(manifest) for asset, manifest in manifests.items()},
     }

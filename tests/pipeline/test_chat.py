@@ -13,6 +13,8 @@ from pipeline.summary import RunRecord, StageRecord, write_run
 from stages.contracts import UserError
 from stages.lm.rollout import Sampling
 from stages.lm.streaming import Speaker
+from stages.records.schemas import Prompt
+from stages.records.tables import write_table
 
 
 @pytest.fixture
@@ -21,6 +23,9 @@ def run_folder(tiny_model_folder: Path, tmp_path: Path) -> Path:
         asset: StageRecord(status=Status.DONE, folder=str(tiny_model_folder))
         for asset in ("policy", "sft")
     }
+    stages["prompts"] = StageRecord(status=Status.DONE, folder=str(tmp_path / "prompts"))
+    asked = Prompt(prompt=[{"role": "user", "content": "count from one to two ."}])
+    write_table(tmp_path / "prompts" / "test.parquet", [asked])
     folder = tmp_path / "runs" / "tiny-00000000"
     folder.mkdir(parents=True)
     write_run(folder, RunRecord(run=folder.name, stages=stages))
@@ -50,6 +55,7 @@ def test_a_talk_goes_on_after_an_unknown_word(
     monkeypatch.setattr("builtins.input", next_line)
     assert main([str(run_folder), "--max-new-tokens", "4"]) == 0
     said = capsys.readouterr().out
+    assert "  count from one to two ." in said  # what one may ask
     assert "does not know: dinosaur" in said
     assert "policy: " in said
 
