@@ -68,27 +68,40 @@ class Exam:
         self.encoded = [encode_prompt(tokenizer, row.prompt) for row in prompts]
         self.reward_model = load_reward_model(reward_model)
         self.pad_token_id = int(tokenizer.pad_token_id)
+        self.sampling = Sampling(
+            max_new_tokens=config.max_response_tokens,
+            temperature=config.temperature,
+            greedy=config.greedy,
+            top_k=config.top_k,
+            top_p=config.top_p,
+        )
 
     def answer(self, model: Any, name: str) -> Answers:
         """One response a prompt."""
         rows = range(len(self.prompts))
-        return self.sample(model, name, rows, [0] * len(rows), self.reward_model)
+        return self.sample(model, name, rows, [0] * len(rows), self.reward_model, self.sampling)
 
     def answer_best_of(self, model: Any, name: str, n: int, chooser: RewardModel) -> Answers:
         """Of n responses a prompt the one that `chooser` scores highest, the first of equals."""
         rows = np.repeat(np.arange(len(self.prompts)), n).tolist()
         numbers = np.tile(np.arange(n), len(self.prompts)).tolist()
-        answers = self.sample(model, name, rows, numbers, chooser)
+        answers = self.sample(model, name, rows, numbers, chooser, self.sampling)
         best = answers.proxy.reshape(-1, n).argmax(1) + np.arange(len(self.prompts)) * n
         chosen = answers.select(best.tolist())
         chosen.proxy = self._score(self.reward_model, range(len(self.prompts)), chosen.tokens)
         return chosen
 
     def sample(
-        self, model: Any, name: str, rows: Sequence[int], numbers: Sequence[int], judge: RewardModel
+        self,
+        model: Any,
+        name: str,
+        rows: Sequence[int],
+        numbers: Sequence[int],
+        judge: RewardModel,
+        sampling: Sampling,
     ) -> Answers:
         """Response `numbers[i]` to prompt `rows[i]`; the noise depends on model name and seed."""
-        rollouts = self._generate(model, name, rows, numbers)
+        rollouts = self._generate(model, name, rows, numbers, sampling)
         texts = [decode_response(self.tokenizer, tokens) for tokens in rollouts.tokens]
         return Answers(
             tokens=rollouts.tokens,
@@ -114,18 +127,22 @@ class Exam:
         return sums
 
     def _generate(
-        self, model: Any, name: str, rows: Sequence[int], numbers: Sequence[int]
+        self,
+        model: Any,
+        name: str,
+        rows: Sequence[int],
+        numbers: Sequence[int],
+        sampling: Sampling,
     ) -> Rollouts:
-        config = self.config
         engine = HFEngine(
             model, eos_token_id=self.tokenizer.eos_token_id, pad_token_id=self.pad_token_id
         )
         return sample_responses(
             engine,
             [self.encoded[row] for row in rows],
-            Sampling(max_new_tokens=config.max_response_tokens, temperature=config.temperature),
-            sampling_keys(config.seed, crc32(name.encode()), rows, numbers),
-            sequences_per_batch=config.sequences_per_batch,
+            sampling,
+            sampling_keys(self.config.seed, crc32(name.encode()), rows, numbers),
+            sequences_per_batch=self.config.sequences_per_batch,
         )
 
     def _score(

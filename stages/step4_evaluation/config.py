@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from stages.contracts import GoldKind, StageConfig, UserError, check_positive
+from stages.contracts import GoldKind, StageConfig, UserError, check_positive, check_truncation
 
 POSITIVE = (
     "num_prompts",
@@ -21,7 +21,8 @@ POSITIVE = (
 class EvaluationConfig(StageConfig):
     """Every model answers the same held-out prompts, once each (§3.6).
 
-    num_prompts: test prompts, or all where there are fewer. max_response_tokens: where a response
+    num_prompts: test prompts, or all where there are fewer. temperature, greedy, top_k, top_p: how
+    the models answer; greedy: the likeliest token each time. max_response_tokens: where a response
     is cut. reward_model_prompts, completions_per_prompt: the SFT samples on which the reward
     model's order is compared with gold. pretrain_tokens: at least so many tokens of validation
     text, whole documents. confidence: of the win rate's interval over prompts. num_samples: rows of
@@ -30,6 +31,9 @@ class EvaluationConfig(StageConfig):
 
     num_prompts: int = 1024
     temperature: float = 1.0
+    greedy: bool = False
+    top_k: int = 0
+    top_p: float = 1.0
     max_response_tokens: int = 1024
     gold: GoldKind = GoldKind.world
     reward_model_prompts: int = 512
@@ -43,6 +47,7 @@ class EvaluationConfig(StageConfig):
 
     def __post_init__(self) -> None:
         check_positive(self, *POSITIVE)
+        check_truncation(self.top_k, self.top_p)
         if self.completions_per_prompt < 2:
             raise UserError(
                 "completions_per_prompt must be at least 2",

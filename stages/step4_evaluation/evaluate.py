@@ -114,7 +114,8 @@ def policy_kl(exam: Exam, answers: Answers, folders: Mapping[str, Path], policy:
     """KL(policy || its start) in nats a response.
 
     The mean of log pi(y|x) - log pi_start(y|x) over the policy's own answers; best-of-n has the
-    closed form log n - (n-1)/n, an upper bound where responses tie (Stiennon et al. 2020).
+    closed form log n - (n-1)/n, an upper bound where responses tie (Stiennon et al. 2020). Of
+    greedy or truncated answers the mean is not the policy's KL: it says how likely they are.
     """
     n = best_of_n(policy)
     if n is not None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from reward.agreement import Calibration, accuracy, calibration, qualities
 from reward.ranked_prompts import by_prompt, read_ranked_prompts, score_ranked
+from stages.lm.rollout import Sampling
 from stages.step4_evaluation.answers import Exam
 from stages.step4_evaluation.config import EvaluationConfig
 
@@ -38,12 +39,16 @@ def check_labels(exam: Exam, comparisons: Path, config: EvaluationConfig) -> Lab
 
 
 def check_gold(exam: Exam, sft: Any, config: EvaluationConfig) -> dict[str, float]:
-    """Accuracy against gold over all pairs of fresh SFT completions with unequal gold."""
+    """Accuracy against gold over all pairs of fresh SFT completions with unequal gold.
+
+    However the models answer in the evaluation: these are sampled plainly, as for the labelers.
+    """
     num_prompts = min(config.reward_model_prompts, len(exam.prompts))
     per_prompt = config.completions_per_prompt
     rows = np.repeat(np.arange(num_prompts), per_prompt).tolist()
     numbers = np.tile(np.arange(per_prompt), num_prompts).tolist()
-    answers = exam.sample(sft, "reward_model", rows, numbers, exam.reward_model)
+    plain = Sampling(max_new_tokens=config.max_response_tokens, temperature=config.temperature)
+    answers = exam.sample(sft, "reward_model", rows, numbers, exam.reward_model, plain)
     if answers.gold is None:
         return {}
     shape = (num_prompts, per_prompt)

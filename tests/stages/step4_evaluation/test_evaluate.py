@@ -165,11 +165,30 @@ def test_models_have_noise_of_their_own(exam: Exam, assets: dict[str, Path]) -> 
     assert one != other
 
 
+def test_models_answer_as_the_config_says(assets: dict[str, Path], world: Path) -> None:
+    """Greedy: each token is the likeliest after the whole text so far, by a forward without cache.
+
+    Mutation: `greedy` not handed on.
+    """
+    rows = read_table(world / "prompts" / "test.parquet", Prompt)[:4]
+    tokenizer = load_tokenizer(world / "sft" / "model")
+    config = EvaluationConfig(**{**SMALL, "greedy": True})
+    exam = Exam(config, tokenizer, rows, assets["reward_model"] / "model")
+    model = load_causal_lm(assets["policy"] / "model")
+    for prompt, response in zip(exam.encoded, exam.answer(model, "policy").tokens, strict=True):
+        for place in range(len(response)):
+            text = torch.tensor([[*prompt, *response[:place]]])
+            assert response[place] == int(model(input_ids=text).logits[0, -1].argmax())
+    one = EvaluationConfig(**{**SMALL, "top_k": 1, "temperature": 3.0})
+    likeliest = Exam(one, tokenizer, rows, assets["reward_model"] / "model")
+    assert likeliest.answer(model, "policy").tokens == exam.answer(model, "policy").tokens
+
+
 def test_best_of_n_takes_the_best(exam: Exam, assets: dict[str, Path]) -> None:
     """Against all n samples at hand. Mutation: argmin, or the first sample."""
     model = load_causal_lm(assets["sft"] / "model")
     rows = [row for row in range(8) for _ in range(4)]
-    every = exam.sample(model, "policy", rows, [0, 1, 2, 3] * 8, exam.reward_model)
+    every = exam.sample(model, "policy", rows, [0, 1, 2, 3] * 8, exam.reward_model, exam.sampling)
     best = exam.answer_best_of(model, "policy", 4, exam.reward_model)
     for row in range(8):
         assert best.proxy[row] == pytest.approx(every.proxy[4 * row : 4 * row + 4].max(), abs=1e-6)
