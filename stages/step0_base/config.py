@@ -41,7 +41,7 @@ class BaseConfig(StageConfig):
     block_length: int = 64  # tokens a block: documents end to end, cut into blocks
     lr: float = 4e-3
     warmup_steps: int = 40
-    final_lr_factor: float = 0.1
+    final_lr_fraction: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8

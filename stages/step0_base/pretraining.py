@@ -85,7 +85,7 @@ def _plan(config: BaseConfig, losses_at, validate) -> TrainingPlan:  # type: ign
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
         ),
-        schedule=ScheduleConfig(warmup_steps=config.warmup_steps, end=config.final_lr_factor),
+        schedule=ScheduleConfig(warmup_steps=config.warmup_steps, end=config.final_lr_fraction),
         validate=validate,
         validate_every=config.validate_every,
         log_every=config.log_every,
