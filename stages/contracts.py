@@ -71,12 +71,14 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupShape:
-    """Processes that work as one; cpus and gpus are those of each."""
+    """Processes that work as one; cpus and gpus are those of each, seconds are deadlines."""
 
     name: str
     processes: int
     cpus: float
     gpus: float = 0.0
+    start_s: float = 600.0  # of making the group
+    call_s: float = 3600.0  # of a call
 
 
 class WorkerGroup(Protocol):
@@ -93,6 +95,9 @@ class WorkerGroup(Protocol):
 
     def call(self, part: str, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Call a method of a part on all ranks, each with its own arguments; results by rank."""
+
+    def call_for_first(self, part: str, method: str, *arguments: Any) -> Any:
+        """Call it on all ranks with the same arguments; only the first rank's result is sent."""
 
 
 class WorkerError(RuntimeError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stages.contracts import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_causal_lm(folder: Path) -> "PreTrainedModel":
@@ -22,6 +22,14 @@ def load_causal_lm(folder: Path) -> "PreTrainedModel":
         folder, dtype=torch.float32, local_files_only=True, attn_implementation="sdpa"
     )
     return model.eval()
+
+
+def load_config(folder: Path) -> "PreTrainedConfig":
+    """The model's settings, without its weights."""
+    from transformers import AutoConfig
+
+    check_model_folder(folder)
+    return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

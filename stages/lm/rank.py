@@ -27,6 +27,7 @@ class Rank:
         self._store: Any = None
         self._parts: Parts = {}
         self._device: Any = None
+        self._is_first = False
 
     def open(self, host: str, size: int) -> int:
         """Of rank 0: open the store where the ranks meet; its port."""
@@ -34,13 +35,14 @@ class Rank:
         port: int = self._store.port
         return port
 
-    def join(self, rank: int, shape: GroupShape, host: str, port: int, deadline_s: float) -> None:
+    def join(self, rank: int, shape: GroupShape, host: str, port: int) -> None:
         """Meet the others, for the life of this process."""
         import torch
         from torch.distributed import init_process_group
 
         if self._store is None:
             self._store = _store(host, port, shape.processes, is_master=False)
+        self._is_first = rank == 0
         _tell_libraries(rank, shape.processes, host, port)
         self._device = torch.device("cuda" if shape.gpus > 0 else "cpu")
         torch.set_default_device(self._device)
@@ -49,7 +51,7 @@ class Rank:
             store=self._store,
             rank=rank,
             world_size=shape.processes,
-            timeout=timedelta(seconds=deadline_s),
+            timeout=timedelta(seconds=shape.call_s),
         )
 
     def build(self, factory: Callable[..., Parts], *arguments: Any) -> None:
@@ -61,6 +63,11 @@ class Rank:
         """Call a method of a part; tensors come and go by way of the CPU."""
         bound = getattr(self._parts[part], method)
         return moved(bound(*moved(arguments, self._device)), "cpu")
+
+    def call_for_first(self, part: str, method: str, *arguments: Any) -> Any:
+        """The same on every rank, answered by the first alone."""
+        answer = self.call(part, method, *arguments)
+        return answer if self._is_first else None
 
     def stack(self) -> str:
         """What the other threads of this process are doing."""

@@ -30,7 +30,7 @@ class ProcessGroup:
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOADED))
-        self.shape = GroupShape(name=name, processes=processes, cpus=1.0)
+        self.shape = GroupShape(name=name, processes=processes, cpus=1.0, call_s=DEADLINE_S)
         self._pipes: list[Connection] = []
         self._processes = []
         for _ in range(processes):
@@ -41,7 +41,7 @@ class ProcessGroup:
             self._pipes.append(ours)
             self._processes.append(process)
         (port,) = self._ask(self._pipes[:1], "open", [("127.0.0.1", processes)])
-        joins = [(rank, self.shape, "127.0.0.1", port, DEADLINE_S) for rank in range(processes)]
+        joins = [(rank, self.shape, "127.0.0.1", port) for rank in range(processes)]
         self._ask(self._pipes, "join", joins)
 
     def build(self, factory: Callable[..., Mapping[str, object]], *arguments: Any) -> None:
@@ -49,6 +49,10 @@ class ProcessGroup:
 
     def call(self, part: str, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         return self._ask(self._pipes, "call", [(part, method, *a) for a in arguments])
+
+    def call_for_first(self, part: str, method: str, *arguments: Any) -> Any:
+        given = [(part, method, *arguments)] * len(self._pipes)
+        return self._ask(self._pipes, "call_for_first", given)[0]
 
     def close(self) -> None:
         for process in self._processes:

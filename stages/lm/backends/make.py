@@ -11,9 +11,9 @@ from stages.lm.optimisation import OptimizerConfig
 
 
 def make_backend(
-    kind: BackendKind,
     module: nn.Module,
     config: OptimizerConfig,
+    kind: BackendKind,
     deepspeed: Mapping[str, Any],
 ) -> Backend:
     """Called on all ranks; `deepspeed` is read by that backend alone, under its own keys."""

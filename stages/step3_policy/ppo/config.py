@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from stages.contracts import (
     GoldKind,
+    GroupShape,
     StageConfig,
     UserError,
     check_divides,
@@ -16,7 +17,8 @@ from stages.contracts import (
     check_share,
     no_effect,
 )
-from stages.lm.engines.config import RolloutConfig, sampling_cautions
+from stages.lm.engines.config import EngineKind, RolloutConfig, sampling_cautions
+from stages.step3_policy.ppo.placement import PlacementConfig, check_ranks
 from stages.step3_policy.ppo.stopping import StopRules
 
 MIN_WHITENING_SEQUENCES = 8
@@ -122,6 +124,9 @@ class PpoConfig(StageConfig):
     temperature: float = 1.0  # of sampling, and of every log-prob
     rollout: RolloutConfig = field(default_factory=RolloutConfig)  # engine; the group `rollout`
 
+    # Which processes do the work, and how they share it; the group `placement`
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+
     # Reward
     kl_coef: float = 0.02
     kl_placement: KlPlacement = KlPlacement.reward
@@ -178,6 +183,17 @@ class PpoConfig(StageConfig):
         _check_batches(self)
         _check_estimator(self)
         _check_choices(self)
+        check_ranks(self.placement, self.roles(), self.minibatch_size, self.num_documents)
+
+    def roles(self) -> list[str]:
+        """Who takes part, the policy first; vLLM samples in an environment of its own."""
+        critic = ["critic"] if self.advantage.needs_critic else []
+        engine = ["engine"] if self.rollout.kind is EngineKind.hf else []
+        return ["policy", "ref_policy", *critic, "reward_model", *engine]
+
+    def worker_groups(self) -> list[GroupShape]:
+        """The processes of these roles; none where the stage's own does."""
+        return self.placement.groups(self.roles())
 
     def cautions(self) -> list[str]:
         """What is allowed, and seldom meant: truncated sampling, published GRPO's KL."""

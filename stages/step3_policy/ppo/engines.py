@@ -12,14 +12,15 @@ LOG = "rollout_engine.log"
 
 
 def load_engine(
-    config: PpoConfig, own: RolloutEngine, start: Path, eos_token_id: int, context: Context
+    config: PpoConfig, own: RolloutEngine | None, start: Path, eos_token_id: int, context: Context
 ) -> RolloutEngine:
-    """`own`, the engine on the policy's module, or one that starts from the folder `start`.
+    """`own`, the one among the roles, or where there is none vLLM, from the folder `start`.
 
     Raises:
         UserError: the engine's environment is not there.
     """
     if config.rollout.kind is EngineKind.hf:
+        assert own is not None
         return own
     return vllm_engine(
         config.rollout,

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,15 @@ from stages.step3_policy.ppo.experience import Experience
 from stages.step3_policy.ppo.kl import k2, kl_losses
 from stages.step3_policy.ppo.losses import policy_losses, value_losses
 from stages.step3_policy.ppo.masked import masked_sum
+
+if TYPE_CHECKING:
+    from stages.step3_policy.ppo.groups import (
+        CriticGroup,
+        PolicyGroup,
+        ReferenceGroup,
+        RewardGroup,
+        TrainedGroup,
+    )
 
 Figures = dict[str, float]
 MakeBackend = Callable[[nn.Module, OptimizerConfig], Backend]
@@ -240,21 +249,21 @@ class CriticRole:
 
 @dataclass(kw_only=True)
 class Roles:
-    """Who takes part. The engine samples with the policy's weights.
+    """Who takes part, in this process or in groups. The engine samples with the policy's weights.
 
     critic: None where the advantages need none. judge: a reward model that training does not
     maximise, where there is one to choose the kept weights by.
     """
 
-    policy: PolicyRole
-    ref_policy: ReferenceRole
-    critic: CriticRole | None
-    reward_model: RewardRole
+    policy: "PolicyRole | PolicyGroup"
+    ref_policy: "ReferenceRole | ReferenceGroup"
+    critic: "CriticRole | CriticGroup | None"
+    reward_model: "RewardRole | RewardGroup"
     engine: RolloutEngine
-    judge: RewardRole | None = None
+    judge: "RewardRole | RewardGroup | None" = None
 
     @property
-    def trained(self) -> dict[str, PolicyRole | CriticRole]:
+    def trained(self) -> "dict[str, PolicyRole | CriticRole | TrainedGroup]":
         """The roles that learn, by name: what a checkpoint holds."""
         critic = {} if self.critic is None else {"critic": self.critic}
         return {"policy": self.policy, **critic}

@@ -14,6 +14,7 @@ from torch import Tensor
 from stages.contracts import Journal
 from stages.lm.checkpoints import Checkpoints, restore_rng, rng_state
 from stages.step3_policy.ppo.config import PpoConfig, Select
+from stages.step3_policy.ppo.groups import PolicyGroup
 from stages.step3_policy.ppo.metrics import Figures
 from stages.step3_policy.ppo.roles import PolicyRole, Roles
 from stages.step3_policy.ppo.stopping import StopRules
@@ -40,7 +41,7 @@ class LoopState:
     in_flight: dict[str, Any] = field(default_factory=dict)
 
     def note_validation(
-        self, figures: Figures, policy: PolicyRole, select: Select, done: int
+        self, figures: Figures, policy: PolicyRole | PolicyGroup, select: Select, done: int
     ) -> None:
         """Remember the latest validation, and the weights of the best."""
         self.validation = figures

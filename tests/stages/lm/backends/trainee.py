@@ -43,7 +43,7 @@ class Trainee:
     def __init__(self, kind: str) -> None:
         chosen, deepspeed = KINDS[kind]
         optimizer = OptimizerConfig(lr=0.05, weight_decay=0.1, max_grad_norm=0.5)
-        self.backend = make_backend(chosen, Network(), optimizer, deepspeed)
+        self.backend = make_backend(Network(), optimizer, chosen, deepspeed)
 
     def step(self, parts: list[list[Tensor]], num_rows: int) -> dict[str, Any]:
         """parts: gradients that add up, each a list of micro-batches (b, 7): inputs and targets."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stages.step3_policy.ppo.config import Select
-from tests.stages.step3_policy.ppo.small_ppo import judged, small_config, write_inputs
+from tests.stages.step3_policy.ppo.small_ppo import folders_of, judged, small_config, write_inputs
 
 
 @pytest.fixture
@@ -22,18 +22,16 @@ def make_loop(ppo_inputs: dict[str, Path], tmp_path: Path) -> Callable[..., Any]
     from stages.contracts import Context
     from stages.lm.loading import load_tokenizer
     from stages.step3_policy.ppo.data import load_data
+    from stages.step3_policy.ppo.loading import load_roles
     from stages.step3_policy.ppo.loop import PpoLoop
-    from stages.step3_policy.ppo.stage import load_judge, load_roles
 
     def make(run: str = "run", **changes: Any) -> PpoLoop:
         config = small_config(**changes)
         start = ppo_inputs["ppo_init"] / "model"
         data = load_data(config, load_tokenizer(start), ppo_inputs["prompts"], ppo_inputs["text"])
-        roles = load_roles(config, start, ppo_inputs["reward_model"] / "model")
-        if config.select is Select.proxy_judge:
-            roles.judge = load_judge(config, judged(ppo_inputs)["judge"] / "model")
+        chosen_by = judged(ppo_inputs) if config.select is Select.proxy_judge else ppo_inputs
         return PpoLoop(
-            roles=roles,
+            roles=load_roles(config, folders_of(chosen_by)),
             data=data,
             config=config,
             context=Context.at(tmp_path / run),

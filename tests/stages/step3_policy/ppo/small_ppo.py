@@ -54,3 +54,15 @@ def write_inputs(start: Path, folder: Path) -> dict[str, Path]:
 def judged(inputs: dict[str, Path]) -> dict[str, Path]:
     """The same with the judge: the other reward model that `write_inputs` wrote."""
     return inputs | {"judge": inputs["reward_model"].parent / "judge"}
+
+
+def folders_of(inputs: dict[str, Path]) -> Any:
+    """The models among the upstream assets."""
+    from stages.step3_policy.ppo.loading import Folders
+
+    judge = inputs.get("judge")
+    return Folders(
+        start=inputs["ppo_init"] / "model",
+        reward_model=inputs["reward_model"] / "model",
+        judge=judge and judge / "model",
+    )

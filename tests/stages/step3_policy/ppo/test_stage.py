@@ -10,7 +10,7 @@ import torch
 
 from stages.contracts import Context, Report, UserError
 from stages.lm.loading import model_hash
-from stages.step3_policy.ppo import stage
+from stages.step3_policy.ppo import loading
 from stages.step3_policy.ppo.config import Select
 from stages.step3_policy.ppo.stage import run
 from tests.stages.step3_policy.ppo.small_ppo import judged, small_config
@@ -58,7 +58,7 @@ def test_the_judge_keeps_its_best_validated_weights(
     """
     verdicts = iter([0.0, 9.0, 1.0, 2.0])  # before the first iteration, and after each
     judge = SimpleNamespace(scores=lambda batch: torch.full((4,), next(verdicts)))
-    monkeypatch.setattr(stage, "load_judge", lambda config, folder: judge)
+    monkeypatch.setattr(loading, "load_judge", lambda config, folder: judge)
     chosen = {"select": Select.proxy_judge, "validation_every": 1}
     report = run_stage(judged(ppo_inputs), tmp_path / "run", **chosen)
     assert (report.metrics["best.iteration"], report.metrics["best.judge"]) == (1.0, 9.0)

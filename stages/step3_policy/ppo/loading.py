@@ -1,0 +1,149 @@
+"""From model folders to roles: in this process, or on every rank of the worker groups."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from reward.model import critic_from_reward_model, load_reward_model
+from stages.contracts import UserError, WorkerGroup
+from stages.lm.backends.make import make_backend
+from stages.lm.engines.hf import HFEngine
+from stages.lm.loading import load_causal_lm, load_config, load_tokenizer
+from stages.lm.process import prepare_process
+from stages.step3_policy.ppo.config import PpoConfig
+from stages.step3_policy.ppo.groups import (
+    CriticGroup,
+    EngineGroup,
+    PolicyGroup,
+    RankEngine,
+    ReferenceGroup,
+    RewardGroup,
+)
+from stages.step3_policy.ppo.roles import (
+    CriticRole,
+    MakeBackend,
+    PolicyRole,
+    ReferenceRole,
+    RewardRole,
+    Roles,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """The models that PPO starts from. start: of policy and reference; reward_model: of the critic
+    too (App. C.4); judge: a reward model that training does not maximise, if there is one."""
+
+    start: Path
+    reward_model: Path
+    judge: Path | None = None
+
+
+def load_roles(
+    config: PpoConfig, folders: Folders, workers: Mapping[str, WorkerGroup] | None = None
+) -> Roles:
+    """All roles; those of worker groups are reached through them.
+
+    Raises:
+        UserError: prompt and response do not fit the model.
+    """
+    check_context(config, folders.start)
+    names = [*config.roles(), *(["judge"] if folders.judge else [])]
+    if workers:
+        parts = _parts_of_groups(config, folders, workers, names)
+    else:
+        parts = load_parts(config, folders, names)
+    return Roles(**{"critic": None, "engine": None, **parts})
+
+
+def _parts_of_groups(
+    config: PpoConfig, folders: Folders, workers: Mapping[str, WorkerGroup], names: list[str]
+) -> dict[str, Any]:
+    for group in workers.values():
+        there = [name for name in names if _group(config, name) == group.shape.name]
+        group.build(load_rank, config, folders, there)
+    pad_token_id = load_tokenizer(folders.start).pad_token_id
+    makers: dict[str, Callable[..., object]] = {
+        "policy": partial(PolicyGroup, pad_token_id=pad_token_id),
+        "ref_policy": ReferenceGroup,
+        "critic": CriticGroup,
+        "reward_model": RewardGroup,
+        "judge": partial(RewardGroup, part="judge"),
+        "engine": EngineGroup,
+    }
+    return {name: makers[name](workers[_group(config, name)], config) for name in names}
+
+
+def _group(config: PpoConfig, role: str) -> str:
+    """The judge lives with the reward model."""
+    return config.placement.of("reward_model" if role == "judge" else role).group
+
+
+def load_rank(config: PpoConfig, folders: Folders, names: list[str]) -> dict[str, Any]:
+    """What a rank of a worker group holds."""
+    prepare_process(config.threads, config.seed)
+    parts = load_parts(config, folders, names)
+    if "engine" in parts:
+        parts["engine"] = RankEngine(parts["engine"], config.sequences_per_batch)
+    return parts
+
+
+def load_parts(config: PpoConfig, folders: Folders, names: Iterable[str]) -> dict[str, Any]:
+    """The named roles in this process."""
+    made: dict[str, Any] = {}
+    for name in names:  # the policy comes first: the engine may share its module
+        made[name] = _load(name, config, folders, made)
+    return made
+
+
+def _load(name: str, config: PpoConfig, folders: Folders, made: Mapping[str, Any]) -> Any:
+    if name == "policy":
+        pad_token_id = load_tokenizer(folders.start).pad_token_id
+        model = load_causal_lm(folders.start)
+        return PolicyRole(model, config, pad_token_id, _backend(config, name))
+    if name == "ref_policy":
+        return ReferenceRole(load_causal_lm(folders.start), config)
+    if name == "critic":
+        critic = critic_from_reward_model(folders.reward_model)
+        return CriticRole(critic, config, _backend(config, name))
+    if name == "engine":
+        shared = config.placement.engine_shares_weights
+        return _engine(folders.start, made["policy"].model if shared else None)
+    if name == "judge":
+        assert folders.judge is not None
+        return load_judge(config, folders.judge)
+    return RewardRole(load_reward_model(folders.reward_model), config)
+
+
+def load_judge(config: PpoConfig, folder: Path) -> RewardRole:
+    """A reward model that training does not maximise."""
+    return RewardRole(load_reward_model(folder), config)
+
+
+def _engine(start: Path, model: Any) -> HFEngine:
+    tokenizer = load_tokenizer(start)
+    return HFEngine(
+        model or load_causal_lm(start),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _backend(config: PpoConfig, role: str) -> MakeBackend:
+    kind = config.placement.of(role).backend
+    assert kind is not None
+    return partial(make_backend, kind=kind, deepspeed=config.placement.deepspeed)
+
+
+def check_context(config: PpoConfig, start: Path) -> None:
+    """A prompt and its response must fit into the positions that the model was made for."""
+    wanted = config.max_prompt_tokens + config.max_response_tokens
+    limit = load_config(start).max_position_embeddings
+    if wanted > limit:
+        raise UserError(
+            "prompt and response do not fit into the model's context",
+            got=f"max_prompt_tokens + max_response_tokens = {wanted}, the model has {limit}",
+            do=f"lower their sum to {limit} or less",
+        )

@@ -1,0 +1,119 @@
+"""PPO-ptx on worker groups: where, by what and in how many pieces it is computed changes nothing.
+
+The reference is the loop in one process, with one forward a minibatch.
+"""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.step3_policy.ppo.placement import PlacementConfig
+from tests.stages.step3_policy.ppo.trajectories import (
+    FOUR_FORWARDS,
+    ONE_FORWARD,
+    Processes,
+    Trajectory,
+    config_of,
+    distance,
+    first_difference,
+    placed,
+    run,
+)
+
+has_deepspeed = pytest.mark.skipif(
+    find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install -e '.[deepspeed]'"
+)
+FREE_ITERATIONS = 3
+TOLERANCE = 1e-4  # of weights around 0.02 that moved by about 1e-3 a step
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    torch.set_num_threads(1)
+    made = Processes()
+    yield made
+    made.close()
+
+
+def test_two_ranks_of_ddp_follow_one_process(
+    ppo_inputs: dict[str, Path], tmp_path: Path, processes: Processes
+) -> None:
+    """Three iterations, sampling freely: the same tokens, weights and figures.
+
+    Mutations: a loss over the rank's own tokens; figures of one rank; rows written back in the
+    ranks' order; the noise keyed by the place on a rank.
+    """
+    one = config_of(PlacementConfig(), ONE_FORWARD)
+    two = config_of(placed(2, "ddp", split=False), FOUR_FORWARDS)
+    expected = run(one, ppo_inputs, tmp_path / "one", iterations=3)
+    found = run(two, ppo_inputs, tmp_path / "two", workers=processes.of(two), iterations=3)
+    assert first_difference(found, expected) == ""
+    assert distance(found, expected) < TOLERANCE
+    for a, b in zip(found.figures, expected.figures, strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
+
+
+CASES = [
+    pytest.param(
+        ranks,
+        kind,
+        microbatch_tokens,
+        split,
+        marks=[pytest.mark.slow, *([has_deepspeed] if kind.startswith("zero") else [])],
+        id=f"{ranks}-{kind}-{name}-{'split' if split else 'colocated'}",
+    )
+    for ranks in (1, 2)
+    for kind in (["none"] if ranks == 1 else []) + ["ddp", "zero1", "zero2", "zero3", "fsdp2"]
+    for name, microbatch_tokens in {"whole": ONE_FORWARD, "pieces": FOUR_FORWARDS}.items()
+    for split in (False, True)
+]
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Trajectory]:
+    return {}
+
+
+@pytest.fixture
+def reference(
+    made: dict[str, Trajectory], ppo_inputs: dict[str, Path], tmp_path: Path
+) -> Trajectory:
+    """Ten iterations of one process in whole minibatches; the inputs are the same in every test."""
+    if not made:
+        config = config_of(PlacementConfig(), ONE_FORWARD)
+        made["one process"] = run(config, ppo_inputs, tmp_path / "reference")
+    return made["one process"]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("ranks", "kind", "microbatch_tokens", "split"), CASES)
+def test_every_placement_makes_the_same_trajectory(
+    ranks: int,
+    kind: str,
+    microbatch_tokens: int,
+    split: bool,
+    reference: Trajectory,
+    ppo_inputs: dict[str, Path],
+    processes: Processes,
+    tmp_path: Path,
+) -> None:
+    """Replayed responses: ten iterations within tolerance. Sampling freely: the same tokens for
+    three iterations. The table of distances is printed; see it with `-s`.
+
+    Mutations: the reference's learning rate in `step` left at the peak; ptx on one rank alone;
+    stale weights in the engine of a group of its own.
+    """
+    expected, inputs = reference, ppo_inputs
+    config = config_of(placed(ranks, kind, split=split), microbatch_tokens)
+    workers = processes.of(config)
+    replayed = run(config, inputs, tmp_path / "a", workers=workers, replay=expected.record)
+    free = run(config, inputs, tmp_path / "b", workers=workers, iterations=FREE_ITERATIONS)
+    gap, differs = distance(replayed, expected), first_difference(free, expected)
+    print(f"{ranks} {kind:6} {microbatch_tokens:5} split={split!s:5} {gap:.1e} {differs}")
+    assert differs == ""
+    assert gap < TOLERANCE
+    for a, b in zip(replayed.figures, expected.figures, strict=True):
+        assert a == pytest.approx({name: b[name] for name in a}, rel=1e-2, abs=1e-3)
