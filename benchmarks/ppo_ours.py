@@ -24,6 +24,7 @@ from ppo_workload import (
 
 from reward.model import Critic, RewardModel
 from stages.contracts import Context
+from stages.lm.attention import attention
 from stages.lm.engines.hf import HFEngine
 from stages.lm.process import prepare_process
 from stages.lm.rollout import Rollouts, Sampling
@@ -141,8 +142,14 @@ def make_roles(workload: Workload, config: PpoConfig) -> Roles:
     """As the policy stage makes them, from random weights."""
     from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
-    policy = LlamaForCausalLM(workload.model_config()).eval().to(workload.device)
-    judge = LlamaForSequenceClassification(workload.model_config(num_labels=1))
+    policy = (
+        LlamaForCausalLM(workload.model_config(attn_implementation=attention()))
+        .eval()
+        .to(workload.device)
+    )
+    judge = LlamaForSequenceClassification(
+        workload.model_config(num_labels=1, attn_implementation=attention())
+    )
     judge.config.reward_bias = 0.0
     judge = judge.to(workload.device)
     head = torch.nn.Linear(workload.hidden, 1).to(workload.device)

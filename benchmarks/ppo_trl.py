@@ -51,9 +51,12 @@ def make_trainer(workload: Workload, stepper: Any) -> Any:
     from trl.experimental.ppo import PPOTrainer
 
     torch.manual_seed(0)
-    policy = LlamaForCausalLM(workload.model_config())
+    policy = LlamaForCausalLM(workload.model_config(attn_implementation="sdpa"))
     judge, critic = (
-        LlamaForSequenceClassification(workload.model_config(num_labels=1)) for _ in "ab"
+        LlamaForSequenceClassification(
+            workload.model_config(num_labels=1, attn_implementation="sdpa")
+        )
+        for _ in "ab"
     )
     if workload.eos_after > 0:
         policy.generate = functools.partial(

@@ -61,7 +61,6 @@ class Workload:
             bos_token_id=1,
             eos_token_id=EOS,
             pad_token_id=PAD,
-            attn_implementation="sdpa",
             **changes,
         )
 

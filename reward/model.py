@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.contracts import UserError
+from stages.lm.attention import attention
 from stages.lm.batching import SequenceBatch
 from stages.lm.loading import check_model_folder, load_tokenizer, save_model
 from stages.lm.logprobs import hidden_at_responses, hidden_states
@@ -40,7 +41,7 @@ class RewardModel(nn.Module):
 
     def raw_scores(self, batch: SequenceBatch) -> Tensor:
         """(B,) float32: scores before the shift, what training works on."""
-        hidden = hidden_states(self.network.base_model, batch.input_ids, batch.attention_mask)
+        hidden = hidden_states(self.network.base_model, batch.input_ids)
         rows = torch.arange(len(hidden), device=hidden.device)
         return project(self.network.score, hidden[rows, batch.lengths - 1])
 
@@ -79,7 +80,7 @@ def new_reward_model(folder: Path, seed: int) -> RewardModel:
         num_labels=1,
         dtype=torch.float32,
         local_files_only=True,
-        attn_implementation="sdpa",
+        attn_implementation=attention(),
     )
     network.config.reward_bias = 0.0
     network.config.get_text_config().pad_token_id = load_reward_tokenizer(folder).pad_token_id
@@ -105,7 +106,7 @@ def load_reward_model(folder: Path) -> RewardModel:
 
     check_model_folder(folder)
     network = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, attn_implementation="sdpa"
+        folder, dtype=torch.float32, local_files_only=True, attn_implementation=attention()
     )
     if "reward_bias" not in network.config.to_dict():
         raise UserError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.contracts import UserError
+from stages.lm.attention import attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +20,7 @@ def load_causal_lm(folder: Path) -> "PreTrainedModel":
 
     check_model_folder(folder)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, attn_implementation="sdpa"
+        folder, dtype=torch.float32, local_files_only=True, attn_implementation=attention()
     )
     return model.eval()
 

@@ -17,16 +17,19 @@ from stages.lm.batching import SequenceBatch, pad_right
 CHUNK_TOKENS = 4096  # rows of logits alive at once: 4,096 x V floats
 
 
-def hidden_states(backbone: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """(B, T, H): the last hidden states of a decoder without its head; right-padded input."""
-    output = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+def hidden_states(backbone: Any, input_ids: Tensor) -> Tensor:
+    """(B, T, H): the last hidden states of a decoder without its head; right-padded input.
+
+    No mask: a causal decoder looks back only, so real tokens never see the padding after them.
+    """
+    output = backbone(input_ids=input_ids, use_cache=False)
     hidden: Tensor = output.last_hidden_state
     return hidden
 
 
 def hidden_at_responses(backbone: Any, batch: SequenceBatch) -> Tensor:
     """(B, R, H): the state before each response token, the one that predicts it."""
-    hidden = hidden_states(backbone, batch.input_ids, batch.attention_mask)
+    hidden = hidden_states(backbone, batch.input_ids)
     before = batch.response_positions - 1
     return hidden.gather(1, before[..., None].expand(-1, -1, hidden.shape[-1]))
 

@@ -53,7 +53,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
         {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps
+        groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
     )
 
 

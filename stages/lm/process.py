@@ -15,9 +15,12 @@ def prepare_process(threads: int, seed: int) -> None:
     """Give this process `threads` compute threads, seed every generator, forget earlier stages."""
     import torch
 
+    from stages.lm.products import prefer_onednn
+
     # Stages tell of their progress through the journal; bars only fill their logs.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     torch.set_num_threads(threads)
+    prefer_onednn()
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Else every `torch.empty` is filled with NaN: half the time of a small model's SFT step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

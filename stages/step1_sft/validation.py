@@ -41,10 +41,9 @@ def token_figures(model: Any, sequences: Rows[Sequence], pad_token_id: int) -> T
 def _sums(model: Any, sequences: Rows[Sequence], pad_token_id: int) -> Tensor:
     """(3,) float64: summed loss, correct tokens, labelled tokens."""
     input_ids = pad_right([sequence.input_ids for sequence in sequences], pad_token_id)
-    real = pad_right([[1] * len(sequence.input_ids) for sequence in sequences], 0)
     labels = pad_right([sequence.labels for sequence in sequences], NO_LOSS)[:, 1:]
     counted = labels != NO_LOSS
-    hidden = hidden_states(model.get_decoder(), input_ids, real)[:, :-1][counted]
+    hidden = hidden_states(model.get_decoder(), input_ids)[:, :-1][counted]
     logits, targets = model.get_output_embeddings()(hidden).float(), labels[counted]
     loss = cross_entropy(logits, targets, reduction="sum")
     correct = (logits.argmax(-1) == targets).sum()
