@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from stages.contracts import Context, Report, UserError
-from stages.lm.loading import model_hash
+from stages.contracts import Context, GoldKind, Report, UserError
+from stages.lm.loading import load_causal_lm, model_hash
 from stages.step3_policy.ppo import loading
 from stages.step3_policy.ppo.config import Select
 from stages.step3_policy.ppo.stage import run
@@ -77,6 +77,18 @@ def test_a_real_judge_chooses_by_its_own_scores(
     assert curve.keys() == proxy.keys() == {0, 2, 3}
     assert all(curve[step] != proxy[step] for step in curve)
     assert report.metrics["best.judge"] == max(curve.values())
+
+
+def test_gold_chooses_where_it_is_known_and_the_first_of_equals(
+    ppo_inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Always the same gold: nothing got better than the start. Mutation: `<` for `<=`."""
+    monkeypatch.setattr("stages.world.gold.gold_reward", lambda prompt, text, finished: 0.5)
+    report = run_stage(ppo_inputs, tmp_path / "run", select=Select.gold, gold=GoldKind.world)
+    assert (report.metrics["best.gold"], report.metrics["best.iteration"]) == (0.5, 0.0)
+    start = load_causal_lm(ppo_inputs["ppo_init"] / "model")
+    kept = load_causal_lm(tmp_path / "run" / "out" / "model")
+    assert all(map(torch.equal, kept.parameters(), start.parameters()))
 
 
 def validation_curve(folder: Path, name: str) -> dict[int, float]:
