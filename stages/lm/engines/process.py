@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from stages.contracts import UserError
@@ -61,6 +62,8 @@ class ServerProcess:
 
         patience_s: how long it may take to end by itself, now that its socket hung up.
         """
+        with suppress(OSError):
+            self.channel.connection.shutdown(socket.SHUT_RDWR)  # wakes a thread that reads
         self.channel.connection.close()
         try:
             return self.process.wait(patience_s)

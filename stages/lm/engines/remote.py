@@ -59,6 +59,7 @@ class RemoteEngine:
         self.launch, self.dtype, self.version = launch, dtype, 0
         self._weights: dict[str, Tensor] = {}
         self._server: ServerProcess | None = None
+        self._closed = False
 
     @torch.no_grad()
     def load_weights(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -92,10 +93,10 @@ class RemoteEngine:
         return self._persist("generate", lambda: self._generate(request, len(prompts)))
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; a call that another thread waits for fails."""
+        self._closed = True
         if self._server is not None:
             self._server.end()
-            self._server = None
 
     def _generate(self, request: Message, count: int) -> Rollouts:
         server = self._running()
@@ -136,7 +137,7 @@ class RemoteEngine:
                 raise
             except Failure as failure:
                 cause = self._ended(failure)
-            if left == 0:
+            if left == 0 or self._closed:
                 raise engine_error(phase, cause, self.launch.log)
             left -= 1
             warnings.warn(

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def test_a_failed_engine_is_started_again_with_its_weights(start, fault: str, ca
 
     Mutations: the weights not sent to the new process; the request not repeated.
     """
-    engine = start(fault, generate_s=1.0)
+    engine = start(fault, generate_s=2.0)
     engine.load_weights(2, weights(1.0))
     with pytest.warns(EngineRestartWarning, match=cause):
         rollouts = generate(engine)
@@ -136,3 +137,18 @@ def test_the_server_ends_when_nobody_listens_any_more(start) -> None:
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert process.poll() == 0
+
+
+def test_closing_ends_a_call_that_waits(start) -> None:
+    """A run that fails during an update does not wait for the rollouts in flight, or restart them.
+
+    Mutation: the engine not marked as closed.
+    """
+    engine = start("late_always", restarts=1, generate_s=50.0)
+    engine.load_weights(1, weights(1.0))
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(generate, engine)
+        time.sleep(0.5)
+        engine.close()
+        with pytest.raises(EngineError):
+            waiting.result(10)
