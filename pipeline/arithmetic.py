@@ -9,8 +9,15 @@ from pipeline.config import PipelineConfig
 from pipeline.fingerprint import plain
 from stages.step1_sft.config import PpoInitConfig, SftConfig
 from stages.step3_policy.ppo.config import PpoConfig
+from stages.step3_policy.ppo.placement import TRAINED
 
-NO_DEPARTURE = {"seed", "threads", "name", "to_stage"}  # the papers say nothing of these
+NO_DEPARTURE = {
+    "seed",
+    "threads",
+    "name",
+    "to_stage",
+    "placement",
+}  # the papers say nothing of these
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,32 @@ def _ppo(config: PpoConfig, prompts: int) -> list[Quantity]:
         Quantity(
             "ptx documents", documents * config.num_updates, f"coefficient {config.ptx_coef:g}"
         ),
+        *(row for role in config.roles() if role in TRAINED for row in _ranks(config, role)),
     ]
+
+
+def _ranks(config: PpoConfig, role: str) -> list[Quantity]:
+    """An optimizer step of a role over the processes that train it."""
+    place = config.placement.of(role)
+    assert place.processes is not None
+    assert place.backend is not None
+    sequences = config.minibatch_size // place.processes
+    longest = config.max_prompt_tokens + config.max_response_tokens
+    forwards = ceil(sequences / max(1, config.microbatch_tokens // longest))
+    where = f"group {place.group}" if config.worker_groups() else "the stage's own"
+    rows = [
+        Quantity(f"{role}: processes", place.processes, f"{where}, backend {place.backend}"),
+        Quantity(f"{role}: sequences a process", sequences, "of an optimizer step"),
+        Quantity(
+            f"{role}: micro-batches at most",
+            forwards,
+            f"{config.microbatch_tokens:,} tokens each, sequences of {longest:,}",
+        ),
+    ]
+    if role == "policy" and config.num_documents:
+        documents = config.num_documents // place.processes
+        rows.append(Quantity("policy: documents a process", documents, "of an optimizer step"))
+    return rows
 
 
 def departures(config: PipelineConfig) -> dict[str, tuple[Any, Any]]:

@@ -114,8 +114,8 @@ def typed(composed: DictConfig) -> PipelineConfig:
 
 
 def _is_told_elsewhere(fault: UserError) -> bool:
-    """`align.rollout` refers to the group `rollout`, which tells the same of its own keys."""
-    copied = ("align.rollout.", "align.rollout:")
+    """`align` refers to the groups `rollout` and `placement`, which tell of their own keys."""
+    copied = ("align.rollout.", "align.rollout:", "align.placement.", "align.placement:")
     return any(text.startswith(copied) for text in (fault.what, fault.got))
 
 

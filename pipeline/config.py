@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.fingerprint import effective
 from pipeline.tracking.config import TrackingConfig
 from pipeline.workflow import Selection
-from stages.contracts import StageConfig
+from stages.contracts import StageConfig, UserError
 from stages.lm.engines.config import RolloutConfig
 from stages.step0_base.config import BaseConfig
 from stages.step0_data.config import DemonstrationsConfig, PromptsConfig, TextConfig
@@ -20,6 +20,7 @@ from stages.step1_sft.config import PpoInitConfig, SftConfig
 from stages.step2_reward.config import ComparisonsConfig, CompletionsConfig, RewardModelConfig
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
 from stages.step3_policy.ppo.config import PpoConfig
+from stages.step3_policy.ppo.placement import PlacementConfig
 from stages.step4_evaluation.config import EvaluationConfig
 
 NO_EFFECT = {"affects_result": False}  # as `no_effect`: stays out of the run id
@@ -124,7 +125,8 @@ class RunConfig:
 class PipelineConfig(RunConfig):
     """Everything a run depends on. `scale` has been read by the options and is gone by now.
 
-    rollout: PPO's options refer to it, so it counts as a part of `align` where it is used.
+    rollout, placement: PPO's options refer to them, so they count as parts of `align` where they
+    are used.
     """
 
     data: DataConfig
@@ -137,9 +139,19 @@ class PipelineConfig(RunConfig):
     align: AlignConfig
     evaluation: EvaluationConfig
     rollout: RolloutConfig = field(metadata=NO_EFFECT)
+    placement: PlacementConfig = field(metadata=NO_EFFECT)
     executor: ExecutorConfig = field(metadata=NO_EFFECT)
     cluster: ClusterConfig = field(metadata=NO_EFFECT)
     tracking: TrackingConfig = field(metadata=NO_EFFECT)
+
+    def __post_init__(self) -> None:
+        groups = self.align.worker_groups()
+        if groups and self.executor.kind is ExecutorKind.local:
+            raise UserError(
+                "executor=local works in one process, and placement asks for more",
+                got=", ".join(f"{group.name}: {group.processes}" for group in groups),
+                do="take executor=ray, or placement=colocated placement.processes=1",
+            )
 
 
 def run_id(config: PipelineConfig) -> str:

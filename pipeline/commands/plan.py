@@ -1,6 +1,6 @@
 """`plan`: the graph with hit, miss and why; the batch arithmetic; what departs from the papers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -43,7 +43,7 @@ def show_plan(config: PipelineConfig, _: DictConfig) -> None:
     screen.print(f"run {run_folder(config)}, store {config.store}\n")
     raise_faults(faults)
     print_graph(plan, screen)
-    screen.print(_arithmetic_table(config, plan))
+    screen.print(arithmetic_table(config, plan.stages))
     screen.print(_departures_table(config))
     print_cautions(config, screen)
     screen.print(f"disk: about {disk_estimate(plan) / 1e9:.2f} GB while it runs")
@@ -72,13 +72,14 @@ def print_graph(plan: Plan, screen: Console) -> None:
     screen.print(table, Text())
 
 
-def _arithmetic_table(config: PipelineConfig, plan: Plan) -> Table:
+def arithmetic_table(config: PipelineConfig, assets: Collection[str]) -> Table:
+    """Batches, steps and processes of these assets' stages."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("batch arithmetic")
     table.add_column("")
     table.add_column("", justify="right")
     table.add_column("", style="dim")
-    planned = {a: rows for a, rows in batch_arithmetic(config).items() if a in plan.stages}
+    planned = {a: rows for a, rows in batch_arithmetic(config).items() if a in assets}
     for stage, quantities in planned.items():
         for place, quantity in enumerate(quantities):
             name = "" if place else stage

@@ -16,7 +16,7 @@ from rich.text import Text
 from pipeline.arithmetic import departures
 from pipeline.artifacts import Store
 from pipeline.commandline import with_config
-from pipeline.commands.plan import print_cautions
+from pipeline.commands.plan import arithmetic_table, print_cautions
 from pipeline.config import PipelineConfig, run_folder, selection, stage_configs
 from pipeline.errors import raise_faults
 from pipeline.executors import executor_for
@@ -102,6 +102,8 @@ class _Driver:
         to_run, stages = len(self.plan.to_run), len(self.plan.stages)
         self.screen.print(f"run {self.folder}: {to_run} of {stages} stages to execute")
         print_cautions(self.config, self.screen)
+        if "policy" in self.plan.to_run:
+            self.screen.print(arithmetic_table(self.config, ["policy"]))
         tracking = self._open_tracking() if to_run else None
         try:
             self._execute(tracking)

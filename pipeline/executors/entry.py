@@ -27,7 +27,7 @@ from pipeline.manifest import (
     read_artifact,
     record_files,
 )
-from stages.contracts import Context, InterruptedRunError, Journal, Report, UserError
+from stages.contracts import Context, InterruptedRunError, Journal, Report, UserError, WorkerError
 from stages.lm.loading import model_hash
 from stages.lm.process import prepare_process
 
@@ -66,7 +66,9 @@ def _guarded(request: StageRequest, store: Store, work: WorkFolder) -> dict[str,
     except Exception as error:  # noqa: BLE001  # a stage may raise anything; the driver tells it
         with work.log.open("a") as log:
             traceback.print_exc(file=log)
-        return {"status": Status.FAILED, "cause": first_cause(error)}
+        lost = isinstance(error, WorkerError)
+        cause = str(error) if lost else first_cause(error)
+        return {"status": Status.FAILED, "cause": cause, "lost_workers": lost}
     return {"status": Status.DONE}
 
 
@@ -88,6 +90,7 @@ def _call(request: StageRequest, work: WorkFolder) -> Report:
         checkpoints=work.checkpoints,
         journal=Journal(work.journal),
         should_stop=request.stop_file.exists,
+        workers=request.workers,
     )
     report: Report = run(request.config, **request.parents, out=work.out, context=context)
     return report

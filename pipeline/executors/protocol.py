@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from pipeline.fingerprint import Parts
-from stages.contracts import StageConfig, UserError
+from stages.contracts import StageConfig, UserError, WorkerGroup
 
 
 class Status(StrEnum):
@@ -61,7 +61,8 @@ class StageRequest:
     function: `module:function`. parents: keyword of the stage -> artifact folder. parts: what the
     fingerprint was computed from. run: the run's name, shown to a run that waits for this one.
     token: of this execution. stop_file: it appears when stages should checkpoint and end.
-    replace: make the asset although it is in the store.
+    replace: make the asset although it is in the store. workers: the groups its config asks for, of
+    the driver.
     """
 
     asset: str
@@ -76,17 +77,22 @@ class StageRequest:
     stop_file: Path
     replace: bool = False
     capture_output: bool = True
+    workers: Mapping[str, WorkerGroup] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a request ended: done, failed or interrupted. cause: the exception's first cause."""
+    """How a request ended: done, failed or interrupted.
+
+    cause: the exception's first cause. lost_workers: it failed because a worker group did.
+    """
 
     asset: str
     status: Status
     started: float
     ended: float
     cause: str = ""
+    lost_workers: bool = False
     user_error: UserError | None = field(default=None)
 
 

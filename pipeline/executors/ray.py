@@ -1,20 +1,35 @@
 """Stages as named Ray tasks: independent branches at the same time, worker processes reused.
 
-A task whose worker dies is tried again by Ray; it finds its checkpoint in the work folder. This
-module is imported only when a stage must run: starting Ray takes five to ten seconds.
+A task whose worker dies is tried again by Ray; it finds its checkpoint in the work folder. A stage
+that drives worker groups is tried again here, with new groups, when its process or one of theirs
+is lost. This module is imported only when a stage must run: starting Ray takes five to ten seconds.
 """
 
 import time
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
 import ray
 from ray.exceptions import RayError
 
+from pipeline.artifacts import Store
 from pipeline.cluster import how_to_log_in, start_cluster, stop_cluster
 from pipeline.config import ClusterConfig
 from pipeline.executors.entry import first_cause, run_stage
 from pipeline.executors.protocol import Outcome, StageRequest, Status
+from stages.lm.workers import Groups, too_little
+
+LOGS = "workers"  # beside a stage's checkpoints: what its ranks print
+
+
+@dataclass(kw_only=True)
+class _Try:
+    """A request under way. attempt: how many worker groups it lost before."""
+
+    request: StageRequest
+    groups: Groups | None = None
+    attempt: int = 0
 
 
 class RayExecutor:
@@ -25,7 +40,8 @@ class RayExecutor:
 
     def __init__(self, config: ClusterConfig, retries: int) -> None:
         self._config, self._retries = config, retries
-        self._running: dict[Any, StageRequest] = {}
+        self._running: dict[Any, _Try] = {}
+        self._refused: list[Outcome] = []
         self.parallel, self.greeting = 1, ""
 
     def __enter__(self) -> Self:
@@ -39,33 +55,61 @@ class RayExecutor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for task in self._running:
+        for task, tried in self._running.items():
             ray.cancel(task, force=True)
+            _end(tried)
         stop_cluster()
 
     def submit(self, request: StageRequest) -> None:
         """Start a task with the asset's name, on as many CPUs as the stage has threads."""
-        options = {
-            "name": request.asset,
-            "num_cpus": min(request.config.threads, self.parallel),
-            "max_retries": self._retries,
-        }
-        task = ray.remote(run_stage).options(**options).remote(request)
-        self._running[task] = request
+        shapes = request.config.worker_groups()
+        if shapes and (fault := too_little(shapes)):
+            self._refused.append(_failed(request, fault.what, user_error=fault))
+        else:
+            self._start(_Try(request=request))
+
+    def _start(self, tried: _Try) -> None:
+        """With worker groups if it wants any: then it only drives, and asks for no CPU."""
+        request, shapes = tried.request, tried.request.config.worker_groups()
+        options: dict[str, Any] = {"name": request.asset, "max_retries": self._retries}
+        options["num_cpus"] = min(request.config.threads, self.parallel)
+        if shapes:
+            folder = Store(request.store).work(request.fingerprint).folder / LOGS
+            tried.groups = Groups(request.asset, shapes, tried.attempt, folder)
+            request = replace(request, workers=tried.groups.handles)
+            options |= {"num_cpus": 0, "max_retries": 0}
+        self._running[ray.remote(run_stage).options(**options).remote(request)] = tried
 
     def finished(self, timeout_s: float) -> list[Outcome]:
         """Collect the tasks that ended; waits up to `timeout_s` for the first."""
-        done, _ = ray.wait(list(self._running), timeout=timeout_s)
-        return [_outcome(task, self._running.pop(task)) for task in done]
+        outcomes, self._refused = self._refused, []
+        done, _ = ray.wait(list(self._running), timeout=timeout_s) if self._running else ([], [])
+        for task in done:
+            tried = self._running.pop(task)
+            outcome = self._outcome(task, tried)
+            _end(tried)
+            if outcome.lost_workers and tried.attempt < self._retries:
+                self._start(_Try(request=tried.request, attempt=tried.attempt + 1))
+            else:
+                outcomes.append(outcome)
+        return outcomes
+
+    def _outcome(self, task: Any, tried: _Try) -> Outcome:
+        try:
+            outcome: Outcome = ray.get(task)
+        except RayError as error:
+            cause = first_cause(error).strip().splitlines()[0]
+            return _failed(tried.request, cause, lost_workers=tried.groups is not None)
+        return outcome
 
 
-def _outcome(task: Any, request: StageRequest) -> Outcome:
-    try:
-        outcome: Outcome = ray.get(task)
-    except RayError as error:
-        now = time.time()
-        cause = first_cause(error).strip().splitlines()[0]
-        return Outcome(
-            asset=request.asset, status=Status.FAILED, started=now, ended=now, cause=cause
-        )
-    return outcome
+def _failed(request: StageRequest, cause: str, **more: Any) -> Outcome:
+    now = time.time()
+    return Outcome(
+        asset=request.asset, status=Status.FAILED, started=now, ended=now, cause=cause, **more
+    )
+
+
+def _end(tried: _Try) -> None:
+    if tried.groups is not None:
+        tried.groups.end()

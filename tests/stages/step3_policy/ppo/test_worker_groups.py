@@ -27,7 +27,7 @@ has_deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None, reason="needs DeepSpeed: pip install -e '.[deepspeed]'"
 )
 FREE_ITERATIONS = 3
-TOLERANCE = 1e-4  # of weights around 0.02 that moved by about 1e-3 a step
+TOLERANCE = 1e-5  # of weights that move by about 1e-3 a step; seen: 1.3e-7
 
 
 @pytest.fixture(scope="module")
