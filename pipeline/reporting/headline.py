@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stages.step3_policy.ppo.stopping import RULES
+
 Figures = Mapping[str, Any]
 
 
@@ -132,6 +134,15 @@ CARDS = (
         "SFT's win rate against base",
         percent,
         _always("by gold, ties half"),
+    ),
+    *(
+        _Card(
+            f"policy.stopped_by.{rule}",
+            f"stopped by {rule}",
+            lambda iterations: f"{iterations:.0f} iterations",
+            _always("a rule of align.stop ended the training"),
+        )
+        for rule in RULES
     ),
 )
 

@@ -230,3 +230,8 @@ def test_samples_are_taken_from_each_kind_in_turn():
 )
 def test_seconds_as_a_person_says_them(value, text):
     assert seconds(value) == text
+
+
+def test_a_stop_rule_that_fired_is_among_the_headlines() -> None:
+    (card,) = headlines({"policy.stopped_by.kl_above": 12.0})
+    assert (card.label, card.value) == ("stopped by kl_above", "12 iterations")

@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from stages.contracts import UserError
 
+RULES = ("kl_above", "response_tokens_above", "response_tokens_below", "eos_rate_below")
+
 
 class Watch(StrEnum):
     """Whose figures the rules read: every iteration's rollouts, or the validations."""
@@ -50,12 +52,7 @@ class StopRules:
 
     def limits(self) -> dict[str, float]:
         """The rules there are, by name."""
-        rules = {
-            "kl_above": self.kl_above,
-            "response_tokens_above": self.response_tokens_above,
-            "response_tokens_below": self.response_tokens_below,
-            "eos_rate_below": self.eos_rate_below,
-        }
+        rules = {name: getattr(self, name) for name in RULES}
         return {name: limit for name, limit in rules.items() if limit is not None}
 
     def strikes(self, before: Mapping[str, int], figures: Mapping[str, float]) -> dict[str, int]:
