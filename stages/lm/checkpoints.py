@@ -123,7 +123,10 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Around writing into `folder`: what fails (torch reports a full disk as a RuntimeError)."""
+    """Around writing into `folder`: a UserError if that fails, and nothing is left there.
+
+    torch reports a full disk as a RuntimeError.
+    """
     try:
         yield
     except WorkerError:

@@ -37,7 +37,6 @@ class DataParallel(SingleProcess):
         """By rank 0."""
         if dist.get_rank() == 0:
             super().save(folder)
-        dist.barrier()
 
     def save_shards(self, shards: Mapping[str, Tensor], folder: Path) -> None:
         """By rank 0."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from reward.model import Critic, RewardModel
 from stages.lm.backends.base import Backend, SingleProcess
 from stages.lm.batching import SequenceBatch
+from stages.lm.checkpoints import disk_errors
 from stages.lm.dealing import Share, deal, with_last
 from stages.lm.logprobs import response_logprobs
 from stages.lm.modules import ResponseLogprobs, ResponseValues, documents_batch
@@ -164,8 +165,9 @@ class PolicyRole:
 
     def save(self, folder: Path) -> None:
         """Write what a checkpoint keeps of this role."""
-        self.backend.save(folder)
-        self.backend.save_shards(self.average.weights, folder / "average")
+        with disk_errors(folder):
+            self.backend.save(folder)
+            self.backend.save_shards(self.average.weights, folder / "average")
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""
@@ -240,7 +242,8 @@ class CriticRole:
 
     def save(self, folder: Path) -> None:
         """Write what a checkpoint keeps of this role."""
-        self.backend.save(folder)
+        with disk_errors(folder):
+            self.backend.save(folder)
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""

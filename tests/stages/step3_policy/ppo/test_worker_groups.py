@@ -3,14 +3,22 @@
 The reference is the loop in one process, with one forward a minibatch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from stages.contracts import Context
+from stages.lm.loading import load_tokenizer
+from stages.step3_policy.ppo.data import load_data
+from stages.step3_policy.ppo.loading import load_roles
+from stages.step3_policy.ppo.loop import PpoLoop
 from stages.step3_policy.ppo.placement import PlacementConfig
+from tests.stages.step3_policy.ppo.small_ppo import folders_of
 from tests.stages.step3_policy.ppo.trajectories import (
     FOUR_FORWARDS,
     ONE_FORWARD,
@@ -117,3 +125,50 @@ def test_every_placement_makes_the_same_trajectory(
     assert gap < TOLERANCE
     for a, b in zip(replayed.figures, expected.figures, strict=True):
         assert a == pytest.approx({name: b[name] for name in a}, rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "kind",
+    ["ddp", "fsdp2", *[pytest.param(f"zero{n}", marks=has_deepspeed) for n in (1, 2, 3)]],
+)
+def test_two_ranks_continue_from_their_checkpoint(
+    kind: str, ppo_inputs: dict[str, Path], processes: Processes, tmp_path: Path
+) -> None:
+    """Broken down after a checkpoint and half an iteration; the parts are then built anew.
+
+    Mutations: the average, the optimizer, or the critic left out of what ranks write.
+    """
+    config = config_of(placed(2, kind, split=False), FOUR_FORWARDS, iterations=4)
+    workers = processes.of(config)
+
+    def loop(folder: str) -> PpoLoop:
+        tokenizer = load_tokenizer(ppo_inputs["ppo_init"] / "model")
+        return PpoLoop(
+            roles=load_roles(config, folders_of(ppo_inputs), workers),
+            data=load_data(config, tokenizer, ppo_inputs["prompts"], ppo_inputs["text"]),
+            config=config,
+            context=Context.at(tmp_path / folder),
+        )
+
+    whole = loop("whole")
+    whole.train()
+    expected = [whole.roles.policy.weights(), whole.roles.policy.average_weights()]
+    broken = loop("broken")
+    broken.roles.critic.update = breaking_at(5, broken.roles.critic.update)
+    with pytest.raises(ZeroDivisionError):
+        broken.train()
+    resumed = loop("broken")
+    resumed.train()
+    found = [resumed.roles.policy.weights(), resumed.roles.policy.average_weights()]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def breaking_at(call: int, method: Callable[..., Any]) -> Callable[..., Any]:
+    calls = count(1)
+
+    def counted(*arguments: Any) -> Any:
+        return 1 / 0 if next(calls) == call else method(*arguments)
+
+    return counted
