@@ -114,8 +114,9 @@ def typed(composed: DictConfig) -> PipelineConfig:
 
 
 def _is_told_elsewhere(fault: UserError) -> bool:
-    """`align` refers to the groups `rollout` and `placement`, which tell of their own keys."""
-    copied = ("align.rollout.", "align.rollout:", "align.placement.", "align.placement:")
+    """Stages refer to the groups `rollout`, `placement`, `peft`, which tell of their own keys."""
+    copies = ("align.rollout", "align.placement", "sft.peft", "ppo_init.peft")
+    copied = tuple(f"{copy}{end}" for copy in copies for end in ".:")
     return any(text.startswith(copied) for text in (fault.what, fault.got))
 
 

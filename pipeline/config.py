@@ -14,6 +14,7 @@ from pipeline.tracking.config import TrackingConfig
 from pipeline.workflow import Selection
 from stages.contracts import StageConfig, UserError
 from stages.lm.engines.config import RolloutConfig
+from stages.lm.peft.config import PeftConfig
 from stages.step0_base.config import BaseConfig
 from stages.step0_data.config import DemonstrationsConfig, PromptsConfig, TextConfig
 from stages.step1_sft.config import PpoInitConfig, SftConfig
@@ -125,8 +126,7 @@ class RunConfig:
 class PipelineConfig(RunConfig):
     """Everything a run depends on. `scale` has been read by the options and is gone by now.
 
-    rollout, placement: PPO's options refer to them, so they count as parts of `align` where they
-    are used.
+    peft, rollout, placement: the stages' options refer to them, so they count where they are used.
     """
 
     data: DataConfig
@@ -138,6 +138,7 @@ class PipelineConfig(RunConfig):
     reward_model: RewardModelConfig
     align: AlignConfig
     evaluation: EvaluationConfig
+    peft: PeftConfig = field(metadata=NO_EFFECT)
     rollout: RolloutConfig = field(metadata=NO_EFFECT)
     placement: PlacementConfig = field(metadata=NO_EFFECT)
     executor: ExecutorConfig = field(metadata=NO_EFFECT)

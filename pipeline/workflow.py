@@ -11,6 +11,7 @@
     policy reads    ppo         ppo_init, reward_model, prompts, text; judge with select=proxy_judge
                     dpo         sft, comparisons
                     best_of_n   sft, reward_model, prompts
+    with peft=lora, reward_model, ppo and dpo read the base as well: their adapters lie on it
     evaluation reads the policy and its start, sft, base, reward_model, comparisons, prompts, text
 
 The judge is the reward model of another run: it is given, never made.
@@ -25,6 +26,8 @@ from graphlib import CycleError, TopologicalSorter
 
 from pipeline.errors import nearest
 from stages.contracts import StageConfig, UserError
+from stages.lm.peft.config import PeftKind
+from stages.step2_reward.config import RewardModelConfig
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
 from stages.step3_policy.ppo.config import PpoConfig, Select
 
@@ -71,6 +74,7 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
     if isinstance(policy, PpoConfig) and policy.select is Select.proxy_judge:
         policy_reads += f" {JUDGE}"
         configs = {**configs, JUDGE: configs["reward_model"]}
+    on_base = {asset: _base_of_adapters(configs[asset]) for asset in ("reward_model", "policy")}
     start = {"ppo_init": "ppo_init" if "ppo_init" in configs and align is PpoConfig else "sft"}
     table: list[tuple[str, str, dict[str, str]]] = [
         ("demonstrations", "stages.step0_data.demonstrations:run", {}),
@@ -84,10 +88,14 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
         (
             "reward_model",
             "stages.step2_reward.reward_model:run",
-            _same("sft comparisons demonstrations"),
+            _same("sft comparisons demonstrations") | on_base["reward_model"],
         ),
         (JUDGE, "stages.step2_reward.reward_model:run", {}),
-        ("policy", policy_function, _same(policy_reads) | (start if align is PpoConfig else {})),
+        (
+            "policy",
+            policy_function,
+            _same(policy_reads) | on_base["policy"] | (start if align is PpoConfig else {}),
+        ),
         (
             "evaluation",
             "stages.step4_evaluation.evaluate:run",
@@ -99,6 +107,13 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
         for asset, function, reads in table
         if asset in configs
     }
+
+
+def _base_of_adapters(config: StageConfig) -> dict[str, str]:
+    """What a stage reads besides, if it trains an adapter."""
+    if not isinstance(config, RewardModelConfig | DpoConfig | PpoConfig):
+        return {}
+    return _same("base") if config.peft is PeftKind.lora else {}
 
 
 def _same(assets: str) -> dict[str, str]:

@@ -100,7 +100,9 @@ def _tell(
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": rng_state()}
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    trained = {name: t for name, t in model.state_dict().items() if name not in frozen}
+    return {"model": trained, "optimizer": optimizer.state_dict(), "rng": rng_state()}
 
 
 def _resume(
@@ -112,7 +114,7 @@ def _resume(
         context.journal.rewind(0)
         return 0
     done, state = latest
-    model.load_state_dict(state["model"])
+    model.load_state_dict({**model.state_dict(), **state["model"]})
     optimizer.load_state_dict(state["optimizer"])
     context.journal.rewind(done)
     restore_rng(state["rng"])

@@ -1,6 +1,6 @@
 """Settings of SFT and of the PPO initialisation model; defaults are the paper's (App. C.1, C.3)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stages.contracts import (
     StageConfig,
@@ -10,6 +10,7 @@ from stages.contracts import (
     check_share,
     no_effect,
 )
+from stages.lm.peft.config import PeftConfig
 
 
 @dataclass(kw_only=True)
@@ -36,6 +37,7 @@ class FineTuningConfig(StageConfig):
     max_length: int = 2048
     residual_dropout: float = 0.2
     loss_on_prompt: bool = False
+    peft: PeftConfig = field(default_factory=PeftConfig)  # the group `peft`
     group_by_length: bool = True
     checkpoint_every: int = no_effect(500)
     log_every: int = no_effect(10)

@@ -11,6 +11,7 @@ from stages.contracts import Context, UserError
 from stages.lm.data_order import data_order, data_order_by_length
 from stages.lm.dropout import residual_dropout
 from stages.lm.optimisation import Schedule, ScheduleConfig
+from stages.lm.peft.adapters import lora_config
 from stages.lm.trl_runs import AfterStep, StageTrainer, TrlRun, common_arguments, train
 from stages.step1_sft.config import FineTuningConfig
 from stages.step1_sft.sequences import Sequence
@@ -27,9 +28,10 @@ def fine_tune(
     config: FineTuningConfig,
     context: Context,
     after_step: AfterStep,
-) -> None:
+) -> Any:
     """Train `model` in place for `config.epochs` passes over `sequences`, resuming where it can.
 
+    Gives the model as trained: where `config.peft` asks for an adapter, PEFT's model around it.
     Raises UserError when there are fewer sequences than one batch.
     """
     if len(sequences) < config.batch_size:
@@ -43,6 +45,7 @@ def fine_tune(
         args=_arguments(config, context),
         train_dataset=ordered_dataset(sequences, config),
         processing_class=tokenizer,
+        peft_config=lora_config(config.peft),
     )
     run = TrlRun(
         schedule=ScheduleConfig(
@@ -58,6 +61,7 @@ def fine_tune(
     )
     with residual_dropout(model, config.residual_dropout):
         train(trainer, run, context)
+    return trainer.model
 
 
 def ordered_dataset(sequences: Rows[Sequence], config: FineTuningConfig) -> Dataset:

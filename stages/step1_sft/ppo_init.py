@@ -15,7 +15,8 @@ import numpy as np
 
 from stages.contracts import Context, Report, UserError
 from stages.lm.data_order import epoch_ends
-from stages.lm.loading import load_causal_lm, load_tokenizer, save_model, text_contract
+from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
+from stages.lm.peft.adapters import publish
 from stages.records.schemas import Demonstration, Text
 from stages.records.tables import read_table, texts
 from stages.step1_sft.config import PpoInitConfig
@@ -56,17 +57,17 @@ def run(
         pad = tokenizer.pad_token_id
         return {name: token_figures(model, held, pad).loss for name, held in heldout.items()}
 
-    fine_tune(
+    trained = fine_tune(
         model, tokenizer, train, config, context, lambda step, m: losses(m) if step in ends else {}
     )
-    save_model(model, tokenizer, out / "model")
-    final = losses(model)
+    final = losses(trained)
+    of_base = publish(trained, tokenizer, out / "model", base=base / "model", kind=config.peft.kind)
     metrics = {
         "validation_loss": final["loss/validation"],
         "validation_loss_text": final["loss/validation_text"],
     }
     contract = text_contract(tokenizer, model.config.max_position_embeddings)
-    return Report(metrics=metrics, contract=contract)
+    return Report(metrics=metrics, contract=contract | of_base)
 
 
 def read_demonstrations(config: PpoInitConfig, tokenizer: Any, table: Path) -> list[Sequence]:

@@ -15,7 +15,15 @@ from typing import Any
 from stages.contracts import Context, Report
 from stages.lm.data_order import epoch_ends
 from stages.lm.folders import link_folder
-from stages.lm.loading import load_causal_lm, load_tokenizer, save_model, text_contract
+from stages.lm.loading import (
+    load_causal_lm,
+    load_tokenizer,
+    model_hash,
+    save_model,
+    text_contract,
+)
+from stages.lm.peft.adapters import load_adapted, publish, save_adapter
+from stages.lm.peft.config import PeftKind
 from stages.records.schemas import Demonstration
 from stages.records.tables import read_table
 from stages.step1_sft.config import SftConfig
@@ -35,9 +43,11 @@ def run(
     train = _read(config, tokenizer, demonstrations / "train.parquet")
     validation = _read(config, tokenizer, demonstrations / "validation.parquet")
     ends = epoch_ends(len(train), config.batch_size, config.epochs)
-    keeper = EpochKeeper(context.checkpoints / "epochs", ends, validation, tokenizer)
+    kept = context.checkpoints / "epochs"
+    keeper = EpochKeeper(kept, ends, validation, tokenizer, base / "model", config.peft.kind)
     fine_tune(model, tokenizer, train, config, context, keeper.after_step)
-    best = keeper.publish(out)
+    best = keeper.best()
+    of_base = keeper.publish(best, out)
     figures = keeper.figures(best)
     metrics = {
         "validation_loss": figures.loss,
@@ -46,7 +56,7 @@ def run(
         "demonstrations": float(len(train)),
     }
     contract = text_contract(tokenizer, model.config.max_position_embeddings)
-    return Report(metrics=metrics, contract=contract)
+    return Report(metrics=metrics, contract=contract | of_base)
 
 
 def _read(config: SftConfig, tokenizer: Any, table: Path) -> list[Sequence]:
@@ -59,17 +69,24 @@ def _read(config: SftConfig, tokenizer: Any, table: Path) -> list[Sequence]:
 
 
 class EpochKeeper:
-    """Saves the model after every epoch with its validation figures.
+    """Saves the model after every epoch with its validation figures; of an adapter itself alone.
 
     Epochs are written beside the checkpoints, which outlive a killed try, and before the checkpoint
     of the same step: a run that resumes there finds the epochs before it whole.
     """
 
     def __init__(
-        self, folder: Path, ends: list[int], validation: list[Sequence], tokenizer: Any
+        self,
+        folder: Path,
+        ends: list[int],
+        validation: list[Sequence],
+        tokenizer: Any,
+        base: Path,
+        kind: PeftKind,
     ) -> None:
         self._folder, self._ends = folder, ends
         self._validation, self._tokenizer = validation, tokenizer
+        self._base, self._kind = base, kind
 
     def after_step(self, step: int, model: Any) -> dict[str, float]:
         """At the end of an epoch: validate and save; the figures to log."""
@@ -79,7 +96,10 @@ class EpochKeeper:
         folder = self._epoch(self._ends.index(step) + 1)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "validation.json").write_text(json.dumps(asdict(figures)))
-        save_model(model, self._tokenizer, folder)  # syncs the whole folder to disk
+        if self._kind is PeftKind.lora:
+            save_adapter(model, folder, model_hash(self._base))
+        else:
+            save_model(model, self._tokenizer, folder)  # syncs the whole folder to disk
         return {"loss/validation": figures.loss, "accuracy/validation": figures.accuracy}
 
     def figures(self, epoch: int) -> TokenFigures:
@@ -87,13 +107,19 @@ class EpochKeeper:
         text = (self._epoch(epoch) / "validation.json").read_text()
         return TokenFigures(**json.loads(text))
 
-    def publish(self, out: Path) -> int:
-        """Put all epochs and the chosen model into `out`; the epoch of lowest validation loss."""
+    def best(self) -> int:
+        """The epoch of lowest validation loss."""
         epochs = range(1, len(self._ends) + 1)
-        best = min(epochs, key=lambda epoch: self.figures(epoch).loss)
+        return min(epochs, key=lambda epoch: self.figures(epoch).loss)
+
+    def publish(self, epoch: int, out: Path) -> dict[str, str]:
+        """Put all epochs and this one as `model` into `out`; what the contract says of the base."""
         link_folder(self._folder, out / "epochs")
-        link_folder(self._epoch(best), out / "model")
-        return best
+        if self._kind is PeftKind.lora:
+            model = load_adapted(self._base, self._epoch(epoch))
+            return publish(model, self._tokenizer, out / "model", base=self._base, kind=self._kind)
+        link_folder(self._epoch(epoch), out / "model")
+        return {}
 
     def _epoch(self, epoch: int) -> Path:
         return self._folder / f"epoch_{epoch:02d}"

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from reward.labelers import LabelerConfig
 from stages.contracts import StageConfig, UserError, check_positive, check_share, no_effect
+from stages.lm.peft.config import PeftKind
 
 
 class Denominator(StrEnum):
@@ -75,7 +76,8 @@ class RewardModelConfig(StageConfig):
     say what divides a prompt's losses when it has ties. microbatch_tokens: tokens a forward,
     padding included. unit_variance: besides shifting the scores, scale them to standard deviation 1
     on the validation completions (Ziegler et al. 2019); the paper only shifts. Adam's epsilon,
-    weight decay and clipping are not printed there. validate_every: in steps; 0 only at the end.
+    weight decay and clipping are not printed there. peft: lora trains the head and a copy of SFT's
+    adapter. validate_every: in steps; 0 only at the end.
     """
 
     lr: float = 9e-6
@@ -92,6 +94,7 @@ class RewardModelConfig(StageConfig):
     max_grad_norm: float = 1.0
     max_length: int = 2048
     microbatch_tokens: int = 16_384
+    peft: PeftKind = PeftKind.none
     validate_every: int = no_effect(0)
     checkpoint_every: int = no_effect(50)
     log_every: int = no_effect(5)

@@ -5,8 +5,9 @@ the scores are shifted so that the labelers' demonstrations have mean zero.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +23,8 @@ from reward.ranked_prompts import by_prompt, read_ranked_prompts
 from reward.scoring import score_responses
 from stages.contracts import Context, Report, UserError
 from stages.lm.loading import text_contract
+from stages.lm.peft.adapters import adapt_classifier, adapter_of, check_base, publish
+from stages.lm.peft.config import PeftKind
 from stages.lm.tokens import encode_prompt, encode_response
 from stages.lm.training import train_steps
 from stages.records.schemas import Demonstration
@@ -43,10 +46,12 @@ def run(
     demonstrations: Path,
     out: Path,
     context: Context,
+    base: Path | None = None,
 ) -> Report:
     """Train, normalise and save; writes model/ and calibration.json.
 
-    Raises InterruptedRunError after a checkpoint when asked to stop, UserError for unusable data.
+    base: on which SFT's adapter lies; with `peft=lora` alone. Raises InterruptedRunError after a
+    checkpoint when asked to stop, UserError for unusable data.
     """
     tokenizer = load_reward_tokenizer(sft / "model")
     train = read_ranked_prompts(comparisons / "train.parquet", tokenizer, config.max_length)
@@ -57,8 +62,9 @@ def run(
             got=f"{len(train)} prompts whose completions all tie",
             do="lower labeler.tie_margin, or raise completions.k_max",
         )
+    start = _start(config, sft / "model", base)
     trainer = RewardTrainer(
-        model=new_reward_model(sft / "model", config.seed),
+        model=start.model,
         config=config,
         train=ranked,
         validation=read_ranked_prompts(
@@ -68,19 +74,51 @@ def run(
     )
     train_steps(trainer.model, trainer.plan(), context)
     metrics = {"train_prompts_all_tied": float(len(train) - len(ranked))}
-    metrics |= _finish(trainer, tokenizer, demonstrations / "train.parquet", out)
-    contract = text_contract(tokenizer, config.max_length)
+    _normalise(trainer, tokenizer, demonstrations / "train.parquet")
+    of_base = start.publish(tokenizer, out / "model")
+    metrics |= _finish(trainer, out)
+    contract = text_contract(tokenizer, config.max_length) | of_base
     return Report(metrics=metrics, contract=contract | {"reward_bias": trainer.model.reward_bias})
 
 
-def _finish(
-    trainer: RewardTrainer, tokenizer: "PreTrainedTokenizerBase", demonstrations: Path, out: Path
-) -> dict[str, float]:
-    """Normalise the trained model, save it with its calibration; the final figures."""
+@dataclass(kw_only=True)
+class _Start:
+    """A reward model to train; with an adapter on a base, PEFT's model of the same."""
+
+    model: RewardModel
+    base: Path | None = None
+    adapted: Any = None
+
+    def publish(self, tokenizer: "PreTrainedTokenizerBase", folder: Path) -> dict[str, str]:
+        """Write what became of it; what the contract says of the base."""
+        if self.base is None:
+            save_reward_model(self.model, tokenizer, folder)
+            return {}
+        return publish(self.adapted, tokenizer, folder, base=self.base, kind=PeftKind.lora)
+
+
+def _start(config: RewardModelConfig, sft: Path, base: Path | None) -> _Start:
+    """The SFT model with a new head: whole, or its adapter on the base."""
+    if config.peft is PeftKind.none:
+        return _Start(model=new_reward_model(sft, config.seed))
+    assert base is not None
+    check_base(base / "model", {"sft": sft})
+    model = new_reward_model(base / "model", config.seed)
+    adapted = adapt_classifier(model.network, adapter_of(sft))
+    return _Start(model=model, base=base / "model", adapted=adapted)
+
+
+def _normalise(
+    trainer: RewardTrainer, tokenizer: "PreTrainedTokenizerBase", demonstrations: Path
+) -> None:
     model, unit_variance = trainer.model, trainer.config.unit_variance
     by_labelers = _demonstration_scores(model, tokenizer, demonstrations, trainer)
     normalise(model, by_labelers, trainer.validation_scores() if unit_variance else None)
-    save_reward_model(model, tokenizer, out / "model")
+
+
+def _finish(trainer: RewardTrainer, out: Path) -> dict[str, float]:
+    """The final figures of the normalised model; its calibration is written."""
+    model = trainer.model
     scores = trainer.validation_scores() - model.reward_bias
     labels = qualities([prompt.ranks for prompt in trainer.validation])
     measured = calibration(by_prompt(scores, trainer.validation), labels, CALIBRATION_BINS)

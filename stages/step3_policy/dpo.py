@@ -19,8 +19,10 @@ from torch.nn.functional import logsigmoid
 
 from stages.contracts import Context, Report, UserError
 from stages.lm.data_order import epoch_ends
-from stages.lm.loading import load_causal_lm, load_tokenizer, save_model, text_contract
+from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
 from stages.lm.optimisation import Schedule, ScheduleConfig
+from stages.lm.peft.adapters import check_base, load_adapted, publish
+from stages.lm.peft.config import PeftKind
 from stages.lm.trl_runs import Figures, TrlRun, train
 from stages.records.schemas import Comparison
 from stages.records.tables import read_table
@@ -34,12 +36,21 @@ from stages.step3_policy.preference_data import (
 )
 
 
-def run(config: DpoConfig, *, sft: Path, comparisons: Path, out: Path, context: Context) -> Report:
+def run(
+    config: DpoConfig,
+    *,
+    sft: Path,
+    comparisons: Path,
+    out: Path,
+    context: Context,
+    base: Path | None = None,
+) -> Report:
     """Train the SFT policy on the pairs; the last step's weights are the policy.
 
-    Raises InterruptedRunError after a checkpoint when asked to stop, UserError for unusable data.
+    base: on which SFT's adapter lies; with `peft=lora` alone. Raises InterruptedRunError after a
+    checkpoint when asked to stop, UserError for unusable data.
     """
-    model, tokenizer = load_causal_lm(sft / "model"), load_tokenizer(sft / "model")
+    model, tokenizer = _start(config, sft / "model", base), load_tokenizer(sft / "model")
     training = _read(config, tokenizer, comparisons / "train.parquet", config.max_pairs)
     heldout = _read(config, tokenizer, comparisons / "validation.parquet", None)
     reference = completion_logprobs(model, heldout, tokenizer.pad_token_id)
@@ -54,16 +65,26 @@ def run(config: DpoConfig, *, sft: Path, comparisons: Path, out: Path, context: 
 
     plan = _plan(config, lambda step, _: validate() if step in ends else {})
     train(trainer, plan, context)
-    save_model(model, tokenizer, out / "model")
     figures = validate()
+    of_base = publish(
+        model, tokenizer, out / "model", base=(base or sft) / "model", kind=config.peft
+    )
     metrics = {
         "validation_loss": figures["loss/validation"],
         "validation_accuracy": figures["dpo/accuracy_validation"],
         "pairs": float(len(rows)),
     }
-    return Report(
-        metrics=metrics, contract=text_contract(tokenizer, model.config.max_position_embeddings)
-    )
+    contract = text_contract(tokenizer, model.config.max_position_embeddings)
+    return Report(metrics=metrics, contract=contract | of_base)
+
+
+def _start(config: DpoConfig, sft: Path, base: Path | None) -> Any:
+    """The SFT policy: whole, or its adapter on the base."""
+    if config.peft is PeftKind.none:
+        return load_causal_lm(sft)
+    assert base is not None
+    check_base(base / "model", {"sft": sft})
+    return load_adapted(base / "model", sft, trainable=True)
 
 
 def _read(

@@ -18,7 +18,8 @@ from stages.contracts import (
     no_effect,
 )
 from stages.lm.engines.config import EngineKind, RolloutConfig, sampling_cautions
-from stages.step3_policy.ppo.placement import PlacementConfig, check_ranks
+from stages.lm.peft.config import PeftKind, check_adapter_backend
+from stages.step3_policy.ppo.placement import TRAINED, PlacementConfig, check_ranks
 from stages.step3_policy.ppo.stopping import StopRules
 
 MIN_WHITENING_SEQUENCES = 8
@@ -127,6 +128,9 @@ class PpoConfig(StageConfig):
     # Which processes do the work, and how they share it; the group `placement`
     placement: PlacementConfig = field(default_factory=PlacementConfig)
 
+    # lora: the four models are adapters on one base (docs/lora.md); the group `peft`
+    peft: PeftKind = PeftKind.none
+
     # Reward
     kl_coef: float = 0.02
     kl_placement: KlPlacement = KlPlacement.reward
@@ -183,6 +187,8 @@ class PpoConfig(StageConfig):
         _check_batches(self)
         _check_estimator(self)
         _check_choices(self)
+        for role in TRAINED:
+            check_adapter_backend(self.peft, role, self.placement.of(role).backend)
         check_ranks(self.placement, self.roles(), self.minibatch_size, self.num_documents)
 
     def roles(self) -> list[str]:

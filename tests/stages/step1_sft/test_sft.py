@@ -7,6 +7,7 @@ import pytest
 from stages.contracts import Context, InterruptedRunError
 from stages.lm import trl_runs
 from stages.lm.loading import load_causal_lm, model_hash
+from stages.lm.peft.config import PeftKind
 from stages.lm.process import prepare_process
 from stages.step1_sft import sft
 from stages.step1_sft.config import SftConfig
@@ -79,12 +80,15 @@ def test_the_saved_config_is_the_bases(whole, tiny_model_folder):
 
 def test_the_epoch_of_lowest_validation_loss_is_chosen(tmp_path, tiny_model, tiny_tokenizer):
     """Fails if the last or the first epoch is taken, or the highest loss."""
-    keeper = sft.EpochKeeper(tmp_path / "epochs", [1, 2, 3], [], tiny_tokenizer)
+    keeper = sft.EpochKeeper(
+        tmp_path / "epochs", [1, 2, 3], [], tiny_tokenizer, tmp_path, PeftKind.none
+    )
     for epoch, loss in enumerate([0.9, 0.4, 0.6], start=1):
         folder = tmp_path / "epochs" / f"epoch_{epoch:02d}"
         folder.mkdir(parents=True)
         (folder / "validation.json").write_text(json.dumps({"loss": loss, "accuracy": 0.0}))
-    assert keeper.publish(tmp_path / "out") == 2
+    assert keeper.best() == 2
+    keeper.publish(2, tmp_path / "out")
     assert json.loads((tmp_path / "out/model/validation.json").read_text())["loss"] == 0.4
 
 
