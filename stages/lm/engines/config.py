@@ -45,7 +45,7 @@ class RolloutConfig:
     async_steps: int = 0
 
     # Engine against trainer; formulas and sources in ppo/mismatch.py
-    max_logprob_diff: float = 0.1  # nats a token, mean; the run stops above
+    max_logprob_diff: float = 0.05  # nats a token, mean; the run stops above
     probe_sequences: int = 8  # sampled anew to compare, where async_steps=1
     correction: Correction = Correction.none
     truncate_above: float = 2.0

@@ -37,6 +37,7 @@ def vllm_engine(
         "max_model_len": max_length,
         "max_num_seqs": max_sequences,
         "kv_cache_memory_bytes": int(config.cache_gib * GIB),
+        "gpu_memory_utilization": 0.05,  # claimed before it starts: a GPU may be the trainer's too
         "enforce_eager": not torch.cuda.is_available(),  # compiling for a CPU takes minutes
     }
     launch = Launch(

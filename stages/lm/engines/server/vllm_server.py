@@ -51,6 +51,7 @@ class VllmServer:
         finally:
             for _ in stream:
                 pass  # the next call comes after the last frame, whatever happened
+        self.llm.apply_model(pack_heads)
         self.llm.reset_prefix_cache()  # keys and values of the old weights
         self.version = request.header["version"]
         return Message({"version": self.version})
@@ -99,6 +100,16 @@ class VllmServer:
             stop_token_ids=[self.eos_token_id],
             detokenize=False,
         )
+
+
+def pack_heads(model: Any) -> None:
+    """A head that shares the embeddings' weights is reloaded with them; what was packed of it for
+    the CPU's kernels is not."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    for layer in model.modules():
+        if isinstance(layer, ParallelLMHead):
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 def _logprobs(response: Any) -> list[float]:

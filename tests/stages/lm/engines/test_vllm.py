@@ -40,16 +40,15 @@ SAMPLING = Sampling(max_new_tokens=24, temperature=0.9)
 KEYS = sampling_keys(3, 1, range(len(PROMPTS)), [0] * len(PROMPTS))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
-    """A Llama with heads of a size that vLLM's CPU attention has."""
+def write_llama(folder: Path, tokenizer: Any, *, tied: bool) -> Path:
+    """A Llama with attention heads of a size that vLLM has for the CPU."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from stages.lm.loading import save_model
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
+        vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -57,31 +56,42 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Pat
         num_key_value_heads=2,
         max_position_embeddings=256,
         initializer_range=0.2,
-        bos_token_id=tiny_tokenizer.bos_token_id,
-        eos_token_id=tiny_tokenizer.eos_token_id,
-        pad_token_id=tiny_tokenizer.pad_token_id,
+        tie_word_embeddings=tied,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
-    folder = tmp_path_factory.mktemp("llama")
-    save_model(LlamaForCausalLM(config), tiny_tokenizer, folder / "model")
+    save_model(LlamaForCausalLM(config), tokenizer, folder / "model")
     return folder
 
 
-@pytest.fixture(scope="module", params=list(BOUNDS), ids=str)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
+    return write_llama(tmp_path_factory.mktemp("tied"), tiny_tokenizer, tied=True)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(EngineDtype.float32, True), (EngineDtype.bfloat16, False)],
+    ids=["float32-tied", "bfloat16-untied"],
+)
 def started(
-    request: pytest.FixtureRequest, folder: Path, tiny_tokenizer: Any
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any
 ) -> Iterator[tuple[RemoteEngine, Any, float]]:
     """The engine, the model in training, and the bound on their difference."""
     from stages.lm.loading import load_causal_lm
 
+    dtype, tied = request.param
+    folder = write_llama(tmp_path_factory.mktemp("llama"), tiny_tokenizer, tied=tied)
     engine = vllm_engine(
-        RolloutConfig(python=str(PYTHON), dtype=request.param),
+        RolloutConfig(python=str(PYTHON), dtype=dtype),
         folder / "model",
         eos_token_id=tiny_tokenizer.eos_token_id,
         max_length=256,
         max_sequences=8,
-        log=folder / f"{request.param}.log",
+        log=folder / "engine.log",
     )
-    yield engine, load_causal_lm(folder / "model"), BOUNDS[request.param]
+    yield engine, load_causal_lm(folder / "model"), BOUNDS[dtype]
     engine.close()
 
 
