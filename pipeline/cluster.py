@@ -3,12 +3,13 @@
 import logging
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import ClusterConfig
-from stages.contracts import UserError
+from stages.contracts import GroupShape, UserError
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 128 * 2**20  # tasks exchange folder names; the results lie on disk
@@ -47,6 +48,35 @@ def start_cluster(config: ClusterConfig) -> Cluster:
     )
 
 
+def cluster_faults(config: ClusterConfig, shapes: Sequence[GroupShape]) -> list[UserError]:
+    """What the cluster has too little of; nothing is known before one is joined."""
+    if config.address is not None:
+        return []
+    fault = too_little(shapes, {"CPU": _cpus(config)})
+    return [fault] if fault else []
+
+
+def too_little(shapes: Sequence[GroupShape], there: Mapping[str, float]) -> UserError | None:
+    """What there is too little of for these worker groups, which all exist at once."""
+    processes = sum(shape.processes for shape in shapes)
+    needs = {
+        "CPU": sum(shape.processes * shape.cpus for shape in shapes),
+        "GPU": sum(shape.processes * shape.gpus for shape in shapes),
+    }
+    short = {kind: has for kind, has in there.items() if needs.get(kind, 0.0) > has}
+    if not short:
+        return None
+    return UserError(
+        "the cluster has too little for the worker groups of placement",
+        got=", ".join(
+            f"{needs[kind]:g} {kind} needed, {has:g} there" for kind, has in short.items()
+        ),
+        do="fewer processes, or less for each of the "
+        f"{processes}: "
+        + ", ".join(f"placement.{k.lower()}s={has / processes:.2g}" for k, has in short.items()),
+    )
+
+
 def stop_cluster() -> None:
     """Leave the cluster; one that was started here ends."""
     import ray
@@ -80,12 +110,17 @@ def _own(config: ClusterConfig) -> dict[str, Any]:
     """Options of a cluster started here; `local`: not one that already runs on this machine."""
     return {
         "address": "local",
-        "num_cpus": config.num_cpus or len(os.sched_getaffinity(0)),
+        "num_cpus": _cpus(config),
         "include_dashboard": config.dashboard,
         "dashboard_host": LOOPBACK,
         "dashboard_port": config.dashboard_port if _is_free(config.dashboard_port) else None,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
+
+
+def _cpus(config: ClusterConfig) -> int:
+    """Of a cluster started here."""
+    return config.num_cpus or len(os.sched_getaffinity(0))
 
 
 def _is_free(port: int) -> bool:

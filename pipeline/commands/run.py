@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pipeline.arithmetic import departures
 from pipeline.artifacts import Store
+from pipeline.cluster import cluster_faults
 from pipeline.commandline import with_config
 from pipeline.commands.plan import arithmetic_table, print_cautions
 from pipeline.config import PipelineConfig, run_folder, selection, stage_configs
@@ -75,7 +76,8 @@ def run_workflow(config: PipelineConfig, composed: DictConfig, command: str, met
 def _checked_plan(config: PipelineConfig, folder: Path) -> Plan:
     graph = workflow(stage_configs(config))
     plan, faults = make_plan(graph, selection(config), Store(config.store), config.runs_dir)
-    raise_faults(faults + run_faults(plan, folder))
+    shapes = [shape for a in plan.to_run for shape in plan.stages[a].stage.config.worker_groups()]
+    raise_faults(faults + run_faults(plan, folder) + cluster_faults(config.cluster, shapes))
     return plan
 
 

@@ -14,11 +14,11 @@ import ray
 from ray.exceptions import RayError
 
 from pipeline.artifacts import Store
-from pipeline.cluster import how_to_log_in, start_cluster, stop_cluster
+from pipeline.cluster import how_to_log_in, start_cluster, stop_cluster, too_little
 from pipeline.config import ClusterConfig
 from pipeline.executors.entry import first_cause, run_stage
 from pipeline.executors.protocol import Outcome, StageRequest, Status
-from stages.lm.workers import Groups, too_little
+from stages.lm.workers import Groups
 
 LOGS = "workers"  # beside a stage's checkpoints: what its ranks print
 
@@ -63,7 +63,8 @@ class RayExecutor:
     def submit(self, request: StageRequest) -> None:
         """Start a task with the asset's name, on as many CPUs as the stage has threads."""
         shapes = request.config.worker_groups()
-        if shapes and (fault := too_little(shapes)):
+        there = {kind: ray.cluster_resources().get(kind, 0.0) for kind in ("CPU", "GPU")}
+        if fault := too_little(shapes, there):
             self._refused.append(_failed(request, fault.what, user_error=fault))
         else:
             self._start(_Try(request=request))

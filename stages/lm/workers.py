@@ -190,24 +190,6 @@ def last_lines(log: Path) -> list[str]:
     return [f"last lines of {log}:", *(f"  {line}" for line in lines[-LOG_LINES:])]
 
 
-def too_little(shapes: Sequence[GroupShape]) -> UserError | None:
-    """What a cluster has too little of for these groups, which all are there at once."""
-    there = ray.cluster_resources()
-    wanted = {
-        "CPU": sum(shape.processes * shape.cpus for shape in shapes),
-        "GPU": sum(shape.processes * shape.gpus for shape in shapes),
-    }
-    if all(number <= there.get(kind, 0.0) for kind, number in wanted.items()):
-        return None
-    processes = sum(shape.processes for shape in shapes)
-    return UserError(
-        "the cluster has too little for the worker groups of placement",
-        got=", ".join(f"{wanted[k]:g} {k} wanted, {there.get(k, 0.0):g} there" for k in wanted),
-        do=f"for {processes} processes: placement.cpus={there.get('CPU', 0.0) / processes:.2g} or "
-        f"less, placement.gpus={there.get('GPU', 0.0) / processes:.2g} or less; or fewer processes",
-    )
-
-
 class Groups:
     """The worker groups of one try of a stage, on the driver."""
 

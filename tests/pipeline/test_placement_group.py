@@ -3,8 +3,9 @@
 import pytest
 
 from pipeline.arithmetic import batch_arithmetic
+from pipeline.cluster import cluster_faults, too_little
 from pipeline.composition import compose
-from pipeline.config import run_id
+from pipeline.config import ClusterConfig, run_id
 from pipeline.errors import FaultsError
 from stages.lm.backends.config import BackendKind
 from stages.step3_policy.ppo.config import PpoConfig
@@ -120,3 +121,17 @@ def test_the_table_tells_what_a_process_does() -> None:
     assert found["policy: sequences a process"][0] == 16
     assert found["policy: micro-batches at most"][0] == 1
     assert found["policy: documents a process"][0] == 8
+
+
+def test_too_large_a_placement_is_refused_with_what_would_fit() -> None:
+    """Nine processes of half a CPU on two; of a cluster that is joined nothing is known yet."""
+    overrides = ["placement=split", "placement.processes=3", "placement.cpus=0.5"]
+    config = policy_of(*overrides, "align.minibatch_size=48", "align.rollout_batch_size=96",
+                       "align.ptx_ratio=1")  # fmt: skip
+    (fault,) = cluster_faults(ClusterConfig(num_cpus=2), config.worker_groups())
+    assert fault.got == "4.5 CPU needed, 2 there"
+    assert "placement.cpus=0.22" in fault.do
+    assert cluster_faults(ClusterConfig(num_cpus=5), config.worker_groups()) == []
+    assert cluster_faults(ClusterConfig(address="auto"), config.worker_groups()) == []
+    gpus = policy_of("placement.processes=2", "placement.gpus=1").worker_groups()
+    assert too_little(gpus, {"CPU": 2.0, "GPU": 1.0}) is not None

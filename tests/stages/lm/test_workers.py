@@ -69,16 +69,6 @@ def test_any_other_error_names_the_rank(group) -> None:
         group.call("part", "total", [("one",), ("two",)])
 
 
-def test_too_large_a_placement_is_refused_with_what_would_fit(group) -> None:
-    from stages.lm.workers import too_little
-
-    assert too_little([group.shape]) is None
-    fault = too_little([replace(group.shape, processes=4, gpus=1.0)])
-    assert fault is not None
-    assert "4 CPU wanted, 2 there, 4 GPU wanted, 0 there" in fault.got
-    assert "placement.cpus=0.5" in fault.do
-
-
 def test_a_dead_rank_is_named_with_what_is_known_of_it(group, tmp_path: Path) -> None:
     """Also when the survivor's lost connection shows first."""
     with pytest.raises(WorkerError) as caught:
