@@ -91,7 +91,7 @@ def test_the_engine_shares_whole_weights_in_its_own_group(
         (["+placement.deepspeed.zero_optimization.stage=0"], "no stage of ZeRO", "zero1"),
         (["deepspeed=zero2", "+placement.deepspeed.bf16.enabled=true"], "bf16", "leave it out"),
         (["placement.processes=2", "executor=local"], "executor=local", "executor=ray"),
-        (["placement.proceses=2"], "proceses", "placement.processes"),
+        (["placement.process=2"], "process", "placement.processes"),
     ],
 )
 def test_impossible_combinations_are_refused_with_what_to_do(

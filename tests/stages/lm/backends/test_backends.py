@@ -22,7 +22,10 @@ has_deepspeed = pytest.mark.skipif(
 EVERY_KIND = [
     "ddp",
     pytest.param("fsdp2", marks=pytest.mark.slow),
-    *[pytest.param(f"zero{n}", marks=[pytest.mark.slow, has_deepspeed]) for n in (1, 2, 3)],
+    *[
+        pytest.param(option, marks=[pytest.mark.slow, has_deepspeed])
+        for option in ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
+    ],
 ]
 
 
@@ -88,8 +91,8 @@ def whole_weights(group: ProcessGroup) -> list[dict[str, Tensor]]:
 @pytest.mark.parametrize("cut", [1, 4])
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_two_ranks_train_as_one_process(pair: ProcessGroup, kind: str, cut: int) -> None:
-    """Mutations: the loss not multiplied by the number of ranks; `last` of every micro-batch, or
-    of none; the norm of one rank's shards; sums of rows of one rank alone.
+    """Mutations: the loss not multiplied by the number of ranks; no micro-batch the last one; the
+    norm of one rank's shards; what was set aside not added back.
     """
     pair.build(build, kind)
     found = train(pair, range(5), cut)

@@ -4,20 +4,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from stages.lm.backends.config import BackendKind
 from stages.lm.backends.make import make_backend
 from stages.lm.optimisation import OptimizerConfig
 
-ZERO = {stage: {"zero_optimization": {"stage": stage}} for stage in (1, 2, 3)}
+CONF = Path(__file__).parents[4] / "conf" / "deepspeed"
+
+
+def settings(option: str) -> dict[str, Any]:
+    """DeepSpeed's settings as a run gets them."""
+    return yaml.safe_load((CONF / f"{option}.yaml").read_text())
+
+
 KINDS: dict[str, tuple[BackendKind, dict[str, Any]]] = {
     "none": (BackendKind.none, {}),
     "ddp": (BackendKind.ddp, {}),
     "fsdp2": (BackendKind.fsdp2, {}),
-    "zero1": (BackendKind.deepspeed, ZERO[1]),
-    "zero2": (BackendKind.deepspeed, ZERO[2]),
-    "zero3": (BackendKind.deepspeed, ZERO[3]),
+    **{
+        option: (BackendKind.deepspeed, settings(option))
+        for option in ("zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
+    },
 }
 
 
