@@ -108,7 +108,10 @@ def test_overlapping_changes_what_is_learnt(make_loop: Callable[..., PpoLoop]) -
 def test_stale_rollouts_are_refused(
     make_loop: Callable[..., PpoLoop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An engine that answers with other weights than it was given last."""
+    """An engine that answers with other weights than it was given last: nothing is judged by it.
+
+    Mutation: no check in `respond`.
+    """
     loop = make_loop()
     original = loop.roles.engine.generate
 
@@ -118,6 +121,7 @@ def test_stale_rollouts_are_refused(
     monkeypatch.setattr(loop.roles.engine, "generate", stale)
     with pytest.raises(StaleRolloutsError, match="version -1 of the weights, 0 was wanted"):
         loop.train()
+    assert not (loop.context.checkpoints.parent / "metrics.jsonl").exists()
 
 
 @pytest.fixture
