@@ -42,6 +42,20 @@ def test_one_prompt_is_answered_by_both(
     assert policy.removeprefix("policy") == sft.removeprefix("sft")  # the same model
 
 
+def test_sampling_is_chosen_by_options(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of one likeliest token there is but one to choose. Mutation: an option not handed on."""
+    asked = [str(run_folder), "--prompt", "count one two .", "--max-new-tokens", "6"]
+    replies = []
+    for options in (["--greedy"], ["--top-k", "1"], ["--top-p", "1e-6", "--temperature", "2"]):
+        assert main([*asked, *options]) == 0
+        replies.append(capsys.readouterr().out)
+    assert replies[0] == replies[1] == replies[2]
+    assert main([*asked, "--temperature", "2"]) == 0
+    assert capsys.readouterr().out != replies[0]
+
+
 def test_a_talk_goes_on_after_an_unknown_word(
     run_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
