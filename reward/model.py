@@ -8,7 +8,6 @@ ordinary `...ForSequenceClassification` with one label, a pad id that never occu
 Dimension letters: B sequences, R tokens of the longest response, H hidden.
 """
 
-import copy
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,15 +123,17 @@ def save_reward_model(
     save_model(model.network, tokenizer, folder)
 
 
-def critic_from_reward_model(folder: Path) -> Critic:
-    """A critic that starts as the reward model: its values are the normalised per-token scores."""
-    model = load_reward_model(folder)
+def critic_from(model: RewardModel) -> Critic:
+    """A critic that starts as the reward model: its values are the normalised per-token scores.
+
+    It takes over the model's decoder.
+    """
     weight = model.network.score.weight
     head = nn.Linear(weight.shape[1], 1)
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.fill_(-model.reward_bias)
-    return Critic(copy.deepcopy(model.network.base_model), head)
+    return Critic(model.network.base_model, head)
 
 
 def load_reward_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

@@ -9,7 +9,7 @@ import torch
 
 from reward.model import (
     RewardModel,
-    critic_from_reward_model,
+    critic_from,
     initialise_head,
     load_reward_model,
     load_reward_tokenizer,
@@ -118,7 +118,7 @@ def test_the_seed_decides_the_head(tiny_model_folder: Path) -> None:
 def test_values_start_as_the_normalised_score_of_every_prefix(reward_folder: Path) -> None:
     """V before token t is the score of the prompt and t tokens. Mutation: `+ reward_bias`, or
     the state after the token."""
-    model, critic = load_reward_model(reward_folder), critic_from_reward_model(reward_folder)
+    model, critic = load_reward_model(reward_folder), critic_from(load_reward_model(reward_folder))
     values = critic.values(collate(PROMPTS, RESPONSES, 0))
     for row, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         for t in range(len(response)):
@@ -129,7 +129,7 @@ def test_values_start_as_the_normalised_score_of_every_prefix(reward_folder: Pat
 
 
 def test_the_critic_is_a_copy(reward_folder: Path) -> None:
-    critic = critic_from_reward_model(reward_folder)
+    critic = critic_from(load_reward_model(reward_folder))
     assert all(parameter.requires_grad for parameter in critic.parameters())
     assert critic.head.bias.item() == pytest.approx(-0.75)
 

@@ -48,7 +48,7 @@ class Backend(Protocol):
         """Clip, step, clear; the norm before clipping. Raises NonFiniteError."""
 
     def shards(self) -> dict[str, Tensor]:
-        """This rank's part of every weight, by name, as the step left it; not to be written."""
+        """This rank's part of every trainable weight, by name, as the step left it; read only."""
 
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors, on the CPU, from what has the form of `shards`; called on all ranks."""
@@ -114,8 +114,8 @@ class SingleProcess:
         )
 
     def shards(self) -> dict[str, Tensor]:
-        """The weights themselves."""
-        return {name: p.detach() for name, p in self.module.named_parameters()}
+        """The weights themselves, of which frozen ones need no keeping."""
+        return {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
 
     def gather(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies."""

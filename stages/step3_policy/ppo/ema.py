@@ -25,6 +25,7 @@ class WeightAverage:
 
 @torch.no_grad()
 def copy_weights(weights: Mapping[str, Tensor], module: nn.Module) -> None:
-    """Give the module these weights, by the names of its parameters."""
+    """Give the module these weights, by the names of its trainable parameters."""
     for name, parameter in module.named_parameters():
-        parameter.copy_(weights[name])
+        if parameter.requires_grad:
+            parameter.copy_(weights[name])

@@ -109,6 +109,11 @@ class PolicyGroup(TrainedGroup):
         weights: dict[str, Tensor] = self._of_first("weights")
         return weights
 
+    def engine_weights(self) -> dict[str, Tensor]:
+        """What an engine of its own is sent."""
+        weights: dict[str, Tensor] = self._of_first("engine_weights")
+        return weights
+
     def average_weights(self) -> dict[str, Tensor]:
         """The same of the average."""
         weights: dict[str, Tensor] = self._of_first("average_weights")

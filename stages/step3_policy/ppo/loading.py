@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reward.model import critic_from_reward_model, load_reward_model
+from reward.model import load_reward_model
 from stages.contracts import UserError, WorkerGroup
 from stages.lm.backends.make import make_backend
 from stages.lm.engines.hf import HFEngine
-from stages.lm.loading import load_causal_lm, load_config, load_tokenizer
+from stages.lm.loading import load_config, load_tokenizer
+from stages.lm.peft.adapters import check_base
 from stages.lm.process import prepare_process
 from stages.step3_policy.ppo.config import PpoConfig
 from stages.step3_policy.ppo.groups import (
@@ -21,6 +22,8 @@ from stages.step3_policy.ppo.groups import (
     ReferenceGroup,
     RewardGroup,
 )
+from stages.step3_policy.ppo.models import AdaptedModels, Models, WholeModels
+from stages.step3_policy.ppo.placement import group_name
 from stages.step3_policy.ppo.roles import (
     CriticRole,
     MakeBackend,
@@ -34,11 +37,13 @@ from stages.step3_policy.ppo.roles import (
 @dataclass(frozen=True, kw_only=True)
 class Folders:
     """The models that PPO starts from. start: of policy and reference; reward_model: of the critic
-    too (App. C.4); judge: a reward model that training does not maximise, if there is one."""
+    too (App. C.4); judge: a reward model that training does not maximise, if there is one; base: on
+    which the adapters of the others lie, with `peft=lora`."""
 
     start: Path
     reward_model: Path
     judge: Path | None = None
+    base: Path | None = None
 
 
 def load_roles(
@@ -47,9 +52,12 @@ def load_roles(
     """All roles; those of worker groups are reached through them.
 
     Raises:
-        UserError: prompt and response do not fit the model.
+        UserError: prompt and response do not fit the model; adapters of another base.
     """
     check_context(config, folders.start)
+    if folders.base is not None:
+        wanted = {"ppo_init": folders.start, "reward_model": folders.reward_model}
+        check_base(folders.base, wanted)
     names = [*config.roles(), *(["judge"] if folders.judge else [])]
     if workers:
         parts = _parts_of_groups(config, folders, workers, names)
@@ -78,7 +86,7 @@ def _parts_of_groups(
 
 def _group(config: PpoConfig, role: str) -> str:
     """The judge lives with the reward model."""
-    return config.placement.of("reward_model" if role == "judge" else role).group
+    return group_name(config.placement.of("reward_model" if role == "judge" else role))
 
 
 def load_rank(config: PpoConfig, folders: Folders, names: list[str]) -> dict[str, Any]:
@@ -92,29 +100,38 @@ def load_rank(config: PpoConfig, folders: Folders, names: list[str]) -> dict[str
 
 def load_parts(config: PpoConfig, folders: Folders, names: Iterable[str]) -> dict[str, Any]:
     """The named roles in this process."""
+    models = models_of(folders)
     made: dict[str, Any] = {}
     for name in names:  # the policy comes first: the engine may share its module
-        made[name] = _load(name, config, folders, made)
+        made[name] = _load(name, config, folders, models, made)
     return made
 
 
-def _load(name: str, config: PpoConfig, folders: Folders, made: Mapping[str, Any]) -> Any:
+def models_of(folders: Folders) -> Models:
+    """Whole models, or adapters on the one base of this process."""
+    if folders.base is None:
+        return WholeModels(folders.start, folders.reward_model)
+    return AdaptedModels(folders.base, folders.start, folders.reward_model)
+
+
+def _load(
+    name: str, config: PpoConfig, folders: Folders, models: Models, made: Mapping[str, Any]
+) -> Any:
     if name == "policy":
         pad_token_id = load_tokenizer(folders.start).pad_token_id
-        model = load_causal_lm(folders.start)
+        model = models.language_model(trainable=True)
         return PolicyRole(model, config, pad_token_id, _backend(config, name))
     if name == "ref_policy":
-        return ReferenceRole(load_causal_lm(folders.start), config)
+        return ReferenceRole(models.language_model(), config)
     if name == "critic":
-        critic = critic_from_reward_model(folders.reward_model)
-        return CriticRole(critic, config, _backend(config, name))
+        return CriticRole(models.critic(), config, _backend(config, name))
     if name == "engine":
         shared = config.placement.engine_shares_weights
-        return _engine(folders.start, made["policy"].model if shared else None)
+        return _engine(folders.start, made["policy"].model if shared else models.language_model())
     if name == "judge":
         assert folders.judge is not None
         return load_judge(config, folders.judge)
-    return RewardRole(load_reward_model(folders.reward_model), config)
+    return RewardRole(models.reward_model(), config)
 
 
 def load_judge(config: PpoConfig, folder: Path) -> RewardRole:
@@ -125,7 +142,7 @@ def load_judge(config: PpoConfig, folder: Path) -> RewardRole:
 def _engine(start: Path, model: Any) -> HFEngine:
     tokenizer = load_tokenizer(start)
     return HFEngine(
-        model or load_causal_lm(start),
+        model,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )

@@ -94,7 +94,7 @@ class PlacementConfig:
         assert own.cpus is not None
         assert own.gpus is not None
         return GroupShape(
-            name=own.group,
+            name=group_name(own),
             processes=own.processes,
             cpus=own.cpus,
             gpus=own.gpus,
@@ -115,6 +115,11 @@ class PlacementConfig:
         if policy.backend is BackendKind.deepspeed:
             splits = zero_stage(self.deepspeed) >= SHARDED_WEIGHTS
         return policy.group == self.engine.group and not splits
+
+
+def group_name(own: RolePlacement) -> str:
+    """What the group is called beside those of other stages."""
+    return f"ppo/{own.group}"
 
 
 ROLES = ("policy", "ref_policy", "critic", "reward_model", "engine")

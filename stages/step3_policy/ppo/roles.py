@@ -25,9 +25,12 @@ from stages.lm.backends.base import Backend, SingleProcess
 from stages.lm.batching import SequenceBatch
 from stages.lm.checkpoints import disk_errors
 from stages.lm.dealing import Share, deal, with_last
+from stages.lm.engines.config import EngineKind
 from stages.lm.logprobs import response_logprobs
 from stages.lm.modules import ResponseLogprobs, ResponseValues, documents_batch
 from stages.lm.optimisation import NonFiniteError, OptimizerConfig
+from stages.lm.peft.adapters import merged_weights
+from stages.lm.peft.config import PeftKind
 from stages.lm.rollout import RolloutEngine
 from stages.step3_policy.ppo.anomalies import check_finite
 from stages.step3_policy.ppo.config import KlPlacement, PpoConfig
@@ -156,8 +159,14 @@ class PolicyRole:
         self.average.update(self.backend.shards())
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the whole weights, by the model's own names, on the CPU."""
+        """A copy of the trained weights, whole, by the model's own names, on the CPU."""
         return of_model(self.backend.gather(self.backend.shards()))
+
+    def engine_weights(self) -> dict[str, Tensor]:
+        """What an engine of its own is sent; to vLLM adapters go merged, a layer each."""
+        if self.config.peft is PeftKind.lora and self.config.rollout.kind is EngineKind.vllm:
+            return {name: tensor.cpu() for name, tensor in merged_weights(self.model).items()}
+        return self.weights()
 
     def average_weights(self) -> dict[str, Tensor]:
         """The same of the average."""

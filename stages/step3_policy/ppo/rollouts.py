@@ -114,7 +114,7 @@ class RolloutSource:
         if self._synced != version:
             engine = self.roles.engine
             own = engine.in_process  # its module is the policy's
-            engine.load_weights(version, [] if own else self.roles.policy.weights().items())
+            engine.load_weights(version, [] if own else self.roles.policy.engine_weights().items())
             self._synced = version
 
     def difference(self, experience: Experience) -> Figures:

@@ -2,11 +2,14 @@
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from stages.contracts import Context, Report
-from stages.lm.loading import load_causal_lm, load_tokenizer, save_model, text_contract
+from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
+from stages.lm.peft.adapters import load_adapted, publish
+from stages.lm.peft.config import PeftKind
 from stages.step3_policy.ppo.config import PpoConfig, Select
 from stages.step3_policy.ppo.data import load_data
 from stages.step3_policy.ppo.ema import copy_weights
@@ -18,7 +21,7 @@ from stages.step3_policy.ppo.roles import PolicyRole
 from stages.step3_policy.ppo.state import LoopState
 
 
-def run(
+def run(  # noqa: PLR0913  # one keyword an upstream asset
     config: PpoConfig,
     *,
     ppo_init: Path,
@@ -28,16 +31,19 @@ def run(
     out: Path,
     context: Context,
     judge: Path | None = None,
+    base: Path | None = None,
 ) -> Report:
     """Train the policy from `ppo_init`; `model/` the selected weights, `ema/` their average.
 
-    judge: a second reward model, for `select=proxy_judge`.
+    judge: a second reward model, for `select=proxy_judge`. base: on which the adapters of the
+    others lie, with `peft=lora`.
     """
     tokenizer = load_tokenizer(ppo_init / "model")
     folders = Folders(
         start=ppo_init / "model",
         reward_model=reward_model / "model",
         judge=judge and judge / "model",
+        base=base and base / "model",
     )
     roles = load_roles(config, folders, context.workers)
     data = load_data(config, tokenizer, prompts, text)
@@ -47,14 +53,24 @@ def run(
         state = PpoLoop(roles=roles, data=data, config=config, context=context).train()
     average = roles.policy.average_weights()
     chosen = selected(config.select, roles.policy, average, state)
+    of_base = {}
     for name, weights in {"ema": average, "model": chosen}.items():
-        model = load_causal_lm(ppo_init / "model")
+        of_base = write_policy(weights, folders, tokenizer, out / name)
+    contract = text_contract(tokenizer, config.max_prompt_tokens + config.max_response_tokens)
+    return Report(metrics=final_metrics(config.select, state), contract=contract | of_base)
+
+
+def write_policy(
+    weights: dict[str, Tensor], folders: Folders, tokenizer: Any, folder: Path
+) -> dict[str, str]:
+    """Write the policy with these weights; what its contract says of a base."""
+    if folders.base is None:
+        model = load_causal_lm(folders.start)
         copy_weights(weights, model)
-        save_model(model, tokenizer, out / name)
-    return Report(
-        metrics=final_metrics(config.select, state),
-        contract=text_contract(tokenizer, config.max_prompt_tokens + config.max_response_tokens),
-    )
+        return publish(model, tokenizer, folder, base=folders.start, kind=PeftKind.none)
+    adapted = load_adapted(folders.base, folders.start, trainable=True)
+    copy_weights(weights, adapted.get_base_model())
+    return publish(adapted, tokenizer, folder, base=folders.base, kind=PeftKind.lora)
 
 
 def selected(

@@ -11,6 +11,8 @@ from stages.records.schemas import Comparison, Demonstration
 from stages.records.tables import read_table, write_table
 from stages.step1_sft.config import SftConfig
 from stages.step2_reward.config import RewardModelConfig
+from stages.step3_policy.ppo.config import PpoConfig
+from tests.stages.step3_policy.ppo.small_ppo import small_config
 
 LORA = PeftConfig(kind=PeftKind.lora, rank=4, alpha=8.0)
 ShouldStop = Callable[[], bool]
@@ -98,3 +100,15 @@ def write_comparisons(world: Path) -> None:
     for split, numbers in {"train": range(40), "validation": range(40, 55)}.items():
         rows = [comparison(number) for number in numbers]
         write_table(world / "comparisons" / f"{split}.parquet", rows)
+
+
+def ppo_inputs(world: Path, sft: Path, reward_model: Path) -> dict[str, Path]:
+    """The upstream assets of PPO by keyword."""
+    read = {name: world / name for name in ("prompts", "text", "base")}
+    return {"ppo_init": sft, "reward_model": reward_model, **read}
+
+
+def ppo_config(**changes: Any) -> PpoConfig:
+    """As the small PPO, for the prompts of the small world."""
+    values = {"max_prompt_tokens": 40, "peft": PeftKind.lora, "ptx_ratio": 1.0}
+    return small_config(**(values | changes))

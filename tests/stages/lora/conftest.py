@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.lora.chain import run_reward_model, run_sft, write_comparisons
+from tests.stages.lora.chain import ppo_inputs, run_reward_model, run_sft, write_comparisons
 from tests.stages.small_world import write_small_world
 
 
@@ -27,3 +27,8 @@ def reward_model(world: Path, sft: Path, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("reward_model")
     run_reward_model(world, sft, folder)
     return folder / "out"
+
+
+@pytest.fixture(scope="session")
+def inputs(world: Path, sft: Path, reward_model: Path) -> dict[str, Path]:
+    return ppo_inputs(world, sft, reward_model)

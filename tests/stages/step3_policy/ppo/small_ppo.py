@@ -60,9 +60,10 @@ def folders_of(inputs: dict[str, Path]) -> Any:
     """The models among the upstream assets."""
     from stages.step3_policy.ppo.loading import Folders
 
-    judge = inputs.get("judge")
+    judge, base = inputs.get("judge"), inputs.get("base")
     return Folders(
         start=inputs["ppo_init"] / "model",
         reward_model=inputs["reward_model"] / "model",
         judge=judge and judge / "model",
+        base=base and base / "model",
     )

@@ -1,0 +1,66 @@
+"""Where the roles' models come from: a model each, or adapters on one base in memory."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from reward.model import Critic, RewardModel, critic_from, load_reward_model
+from stages.lm.loading import load_causal_lm
+from stages.lm.peft.shared_base import SharedBase
+
+
+class Models(Protocol):
+    """Every call gives a model of its own."""
+
+    def language_model(self, *, trainable: bool = False) -> Any:
+        """The start of PPO: policy, reference, engine."""
+
+    def reward_model(self) -> RewardModel:
+        """Frozen."""
+
+    def critic(self) -> Critic:
+        """A trainable copy of the reward model (App. C.4)."""
+
+
+class WholeModels:
+    """Each with weights of its own."""
+
+    def __init__(self, start: Path, reward_model: Path) -> None:
+        self._start, self._reward_model = start, reward_model
+
+    def language_model(self, *, trainable: bool = False) -> Any:
+        """From its folder; what is not trained is frozen by its role."""
+        del trainable
+        return load_causal_lm(self._start)
+
+    def reward_model(self) -> RewardModel:
+        """From its folder."""
+        return load_reward_model(self._reward_model)
+
+    def critic(self) -> Critic:
+        """From the same."""
+        return critic_from(load_reward_model(self._reward_model))
+
+
+class AdaptedModels:
+    """Adapters on one frozen base.
+
+    The reference is the base with SFT's adapter, the policy a trainable copy of that; the reward
+    model has an adapter and a head, the critic trainable copies of both.
+    """
+
+    def __init__(self, base: Path, start: Path, reward_model: Path) -> None:
+        self._base = SharedBase(base)
+        self._start, self._reward_model = start, reward_model
+
+    def language_model(self, *, trainable: bool = False) -> Any:
+        """The base with SFT's adapter."""
+        return self._base.causal_lm(self._start, trainable=trainable)
+
+    def reward_model(self) -> RewardModel:
+        """The base with the reward model's adapter and head."""
+        return RewardModel(self._base.classifier(self._reward_model))
+
+    def critic(self) -> Critic:
+        """The same, to be trained."""
+        network = self._base.classifier(self._reward_model, trainable=True)
+        return critic_from(RewardModel(network))
