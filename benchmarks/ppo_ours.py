@@ -2,9 +2,8 @@
 
 import copy
 import tempfile
-import time
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from reward.model import Critic, RewardModel
 from stages.contracts import Context
 from stages.lm.attention import attention
 from stages.lm.engines.hf import HFEngine
+from stages.lm.precision import Precision, compute_in
 from stages.lm.process import prepare_process
 from stages.lm.rollout import Rollouts, Sampling
 from stages.step3_policy.ppo import loop as loop_module
@@ -69,21 +69,21 @@ class OurSide:
 
     def __init__(self, workload: Workload) -> None:
         prepare_process(workload.threads, seed=0)
+        loop_module.Stopwatch = stopwatch(workload)
         self.workload, self.iteration = workload, 0
         self.loop = make_loop(workload)
 
     def answer(self, request: str) -> dict[str, float]:
         if request == "rate":
-            rate = matrix_rate(self.workload.dtype, self.workload.device)
-            return {"flop_per_s": rate}
+            return {"flop_per_s": matrix_rate(self.workload)}
         if request == "count":
             return self.count()
-        started = time.perf_counter()
+        started = self.workload.now()
         figures = self.iterate()
         synchronise(self.workload.device)
         phases = {name: figures[f"time/{name}_s"] for name in ("rollout", "scoring", "policy")}
         phases["critic"] = figures["time/critic_s"]
-        return {"s": time.perf_counter() - started, **phases}
+        return {"s": self.workload.now() - started, **phases}
 
     def iterate(self) -> dict[str, float]:
         figures = self.loop.iterate(self.iteration, kl_coef=0.05)
@@ -94,16 +94,24 @@ class OurSide:
         """FLOPs of the matrix products of each phase."""
         flops: dict[str, float] = {}
 
-        class Counter(Stopwatch):
-            @contextmanager
-            def phase(self, name: str) -> Any:
-                with super().phase(name), counted(flops, name):
-                    yield
-
-        loop_module.Stopwatch = Counter
+        loop_module.Stopwatch = stopwatch(self.workload, flops)
         self.iterate()
-        loop_module.Stopwatch = Stopwatch
+        loop_module.Stopwatch = stopwatch(self.workload)
         return flops
+
+
+def stopwatch(workload: Workload, flops: dict[str, float] | None = None) -> type[Stopwatch]:
+    """The loop's own, on the workload's clock; it counts products into `flops`, if given."""
+
+    class Watch(Stopwatch):
+        @contextmanager
+        def phase(self, name: str) -> Any:
+            started = workload.now()
+            with nullcontext() if flops is None else counted(flops, name):
+                yield
+            self.seconds[name] = self.seconds.get(name, 0.0) + workload.now() - started
+
+    return Watch
 
 
 def make_loop(workload: Workload) -> PpoLoop:
@@ -133,6 +141,7 @@ def ppo_config(workload: Workload) -> PpoConfig:
         max_prompt_tokens=workload.prompt,
         max_response_tokens=workload.response,
         ptx_coef=0.0,
+        precision=Precision.bf16 if workload.dtype == "bfloat16" else Precision.fp32,
         policy_lr=1e-6,
         critic_lr=1e-6,
     )
@@ -142,17 +151,12 @@ def make_roles(workload: Workload, config: PpoConfig) -> Roles:
     """As the policy stage makes them, from random weights."""
     from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
-    policy = (
-        LlamaForCausalLM(workload.model_config(attn_implementation=attention()))
-        .eval()
-        .to(workload.device)
-    )
-    judge = LlamaForSequenceClassification(
-        workload.model_config(num_labels=1, attn_implementation=attention())
-    )
-    judge.config.reward_bias = 0.0
-    judge = judge.to(workload.device)
+    shape = workload.model_config(attn_implementation=attention(), num_labels=1, reward_bias=0.0)
+    policy = LlamaForCausalLM(shape).eval().to(workload.device)
+    judge = LlamaForSequenceClassification(shape).to(workload.device)
     head = torch.nn.Linear(workload.hidden, 1).to(workload.device)
+    for decoder in (policy.model, judge.model):
+        compute_in(decoder, config.precision)
     ends = workload.eos_after > 0
     engine = HFEngine(policy, eos_token_id=EOS if ends else -1, pad_token_id=PAD)
     return Roles(

@@ -11,7 +11,6 @@ import functools
 import os
 import sys
 import tempfile
-import time
 from typing import Any
 
 import torch
@@ -140,7 +139,7 @@ def make_stepper(workload: Workload, channel: Channel) -> Any:
 
         def _begin(self) -> None:
             while (request := channel.next()) == "rate":
-                channel.reply({"flop_per_s": matrix_rate(workload.dtype, workload.device)})
+                channel.reply({"flop_per_s": matrix_rate(workload)})
             if request is None:
                 os._exit(0)
             self.flops: dict[str, float] = {}
@@ -148,11 +147,11 @@ def make_stepper(workload: Workload, channel: Channel) -> Any:
             if request == "count":
                 self.counter = counted(self.flops, "all")
                 self.counter.__enter__()
-            self.started = time.perf_counter()
+            self.started = workload.now()
 
         def _end(self) -> None:
             synchronise(workload.device)
-            passed = time.perf_counter() - self.started
+            passed = workload.now() - self.started
             assert self.steps == workload.epochs * workload.minibatches, self.steps
             if self.counter is None:
                 return channel.reply({"s": passed})

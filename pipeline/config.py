@@ -15,6 +15,7 @@ from pipeline.workflow import Selection
 from stages.contracts import StageConfig, UserError
 from stages.lm.engines.config import RolloutConfig
 from stages.lm.peft.config import PeftConfig
+from stages.lm.precision import PrecisionConfig
 from stages.step0_base.config import BaseConfig
 from stages.step0_data.config import DemonstrationsConfig, PromptsConfig, TextConfig
 from stages.step1_sft.config import PpoInitConfig, SftConfig
@@ -126,7 +127,8 @@ class RunConfig:
 class PipelineConfig(RunConfig):
     """Everything a run depends on. `scale` has been read by the options and is gone by now.
 
-    peft, rollout, placement: the stages' options refer to them, so they count where they are used.
+    peft, rollout, placement, precision: the stages' options refer to them, so they count where they
+    are used.
     """
 
     data: DataConfig
@@ -141,6 +143,7 @@ class PipelineConfig(RunConfig):
     peft: PeftConfig = field(metadata=NO_EFFECT)
     rollout: RolloutConfig = field(metadata=NO_EFFECT)
     placement: PlacementConfig = field(metadata=NO_EFFECT)
+    precision: PrecisionConfig = field(metadata=NO_EFFECT)
     executor: ExecutorConfig = field(metadata=NO_EFFECT)
     cluster: ClusterConfig = field(metadata=NO_EFFECT)
     tracking: TrackingConfig = field(metadata=NO_EFFECT)

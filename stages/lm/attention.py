@@ -76,7 +76,7 @@ def score_bias(query: Tensor, key: Tensor, attention_mask: Tensor | None) -> Ten
     Not -inf: a row of padding that may look nowhere would give NaN.
     """
     queries, keys = query.shape[2], key.shape[2]
-    lowest = torch.finfo(query.dtype).min
+    lowest = torch.finfo(torch.bfloat16).min  # float32's own would overflow under autocast
     if attention_mask is not None:
         return torch.zeros((), dtype=query.dtype).masked_fill(~attention_mask, lowest)
     if queries == 1:

@@ -41,10 +41,12 @@ class HFEngine:
     ) -> Rollouts:
         """Responses to B prompts (token ids), with the noise of `keys` (B,)."""
         decoding = _Decoding(self, prompts, keys)
-        for position in range(sampling.max_new_tokens):
-            decoding.step(position, sampling)
-            if decoding.done():
-                break
+        # Autocast keeps rounded weights until its outermost context ends: once, not once a token.
+        with torch.autocast(self.model.device.type, enabled=False):
+            for position in range(sampling.max_new_tokens):
+                decoding.step(position, sampling)
+                if decoding.done():
+                    break
         return decoding.rollouts
 
 

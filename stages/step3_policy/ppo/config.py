@@ -19,6 +19,7 @@ from stages.contracts import (
 )
 from stages.lm.engines.config import EngineKind, RolloutConfig, sampling_cautions
 from stages.lm.peft.config import PeftKind, check_adapter_backend
+from stages.lm.precision import Precision, check_precision
 from stages.step3_policy.ppo.placement import TRAINED, PlacementConfig, check_ranks
 from stages.step3_policy.ppo.stopping import StopRules
 
@@ -131,6 +132,9 @@ class PpoConfig(StageConfig):
     # lora: the four models are adapters on one base (docs/lora.md); the group `peft`
     peft: PeftKind = PeftKind.none
 
+    # Of the decoders of all roles; the group `precision`
+    precision: Precision = Precision.fp32
+
     # Reward
     kl_coef: float = 0.02
     kl_placement: KlPlacement = KlPlacement.reward
@@ -189,6 +193,7 @@ class PpoConfig(StageConfig):
         _check_choices(self)
         for role in TRAINED:
             check_adapter_backend(self.peft, role, self.placement.of(role).backend)
+        check_precision(self.precision)
         check_ranks(self.placement, self.roles(), self.minibatch_size, self.num_documents)
 
     def roles(self) -> list[str]:

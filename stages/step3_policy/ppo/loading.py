@@ -6,12 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reward.model import load_reward_model
+from torch import nn
+
+from reward.model import Critic, RewardModel, load_reward_model
 from stages.contracts import UserError, WorkerGroup
 from stages.lm.backends.make import make_backend
 from stages.lm.engines.hf import HFEngine
 from stages.lm.loading import load_config, load_tokenizer
 from stages.lm.peft.adapters import check_base
+from stages.lm.precision import compute_in
 from stages.lm.process import prepare_process
 from stages.step3_policy.ppo.config import PpoConfig
 from stages.step3_policy.ppo.groups import (
@@ -104,7 +107,18 @@ def load_parts(config: PpoConfig, folders: Folders, names: Iterable[str]) -> dic
     made: dict[str, Any] = {}
     for name in names:  # the policy comes first: the engine may share its module
         made[name] = _load(name, config, folders, models, made)
+    for decoder in {decoder_of(made[name].model) for name in made if name != "judge"}:
+        compute_in(decoder, config.precision)
     return made
+
+
+def decoder_of(model: Any) -> nn.Module:
+    """The part of a role's model that does most of the work, without its head."""
+    if isinstance(model, RewardModel):
+        network: nn.Module = model.network.base_model
+        return network
+    decoder: nn.Module = model.backbone if isinstance(model, Critic) else model.get_decoder()
+    return decoder
 
 
 def models_of(folders: Folders) -> Models:
@@ -136,7 +150,9 @@ def _load(
 
 def load_judge(config: PpoConfig, folder: Path) -> RewardRole:
     """A reward model that training does not maximise."""
-    return RewardRole(load_reward_model(folder), config)
+    model = load_reward_model(folder)
+    compute_in(decoder_of(model), config.precision)
+    return RewardRole(model, config)
 
 
 def _engine(start: Path, model: Any) -> HFEngine:
