@@ -9,7 +9,7 @@ from pipeline.config import PipelineConfig
 from pipeline.fingerprint import plain
 from stages.step1_sft.config import PpoInitConfig, SftConfig
 from stages.step3_policy.ppo.config import PpoConfig
-from stages.step3_policy.ppo.placement import TRAINED
+from stages.step3_policy.ppo.placement import TRAINED, group_name
 
 NO_DEPARTURE = {
     "seed",
@@ -93,6 +93,7 @@ def _ppo(config: PpoConfig, prompts: int) -> list[Quantity]:
             "ptx documents", documents * config.num_updates, f"coefficient {config.ptx_coef:g}"
         ),
         *(row for role in config.roles() if role in TRAINED for row in _ranks(config, role)),
+        *_groups(config),
     ]
 
 
@@ -104,7 +105,7 @@ def _ranks(config: PpoConfig, role: str) -> list[Quantity]:
     sequences = config.minibatch_size // place.processes
     longest = config.max_prompt_tokens + config.max_response_tokens
     forwards = ceil(sequences / max(1, config.microbatch_tokens // longest))
-    where = f"group {place.group}" if config.worker_groups() else "the stage's own"
+    where = group_name(place) if config.worker_groups() else "the stage's own"
     rows = [
         Quantity(f"{role}: processes", place.processes, f"{where}, backend {place.backend}"),
         Quantity(f"{role}: sequences a process", sequences, "of an optimizer step"),
@@ -118,6 +119,20 @@ def _ranks(config: PpoConfig, role: str) -> list[Quantity]:
         documents = config.num_documents // place.processes
         rows.append(Quantity("policy: documents a process", documents, "of an optimizer step"))
     return rows
+
+
+def _groups(config: PpoConfig) -> list[Quantity]:
+    """The worker groups: how many processes, what each gets, who lives there."""
+    roles = {role: group_name(config.placement.of(role)) for role in config.roles()}
+    return [
+        Quantity(
+            shape.name,
+            shape.processes,
+            f"processes of {shape.cpus:g} CPU, {shape.gpus:g} GPU: "
+            + ", ".join(role for role, group in roles.items() if group == shape.name),
+        )
+        for shape in config.worker_groups()
+    ]
 
 
 def departures(config: PipelineConfig) -> dict[str, tuple[Any, Any]]:

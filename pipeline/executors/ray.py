@@ -76,7 +76,7 @@ class RayExecutor:
         options["num_cpus"] = min(request.config.threads, self.parallel)
         if shapes:
             folder = Store(request.store).work(request.fingerprint).folder / LOGS
-            tried.groups = Groups(request.asset, shapes, tried.attempt, folder)
+            tried.groups = Groups(shapes, tried.attempt, folder)
             request = replace(request, workers=tried.groups.handles)
             options |= {"num_cpus": 0, "max_retries": 0}
         self._running[ray.remote(run_stage).options(**options).remote(request)] = tried

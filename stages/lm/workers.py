@@ -64,7 +64,7 @@ class RayGroup:
 
     def __init__(self, shape: GroupShape, names: list[str], actors: list[Any], logs: list[Path]):
         self.shape, self.names, self.actors, self.logs = shape, names, actors, logs
-        self._joined = False
+        self._joined, self._asking = False, threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RayGroup, (self.shape, self.names, self.actors, self.logs)
@@ -107,9 +107,10 @@ class RayGroup:
     ) -> list[Any]:
         """Ask the ranks; take answers as they come, so that a failure shows at once."""
         asked: dict[Any, int] = {}
-        for rank, (actor, own) in enumerate(zip(actors or self.actors, arguments, strict=True)):
-            named = getattr(actor, method).options(name=f"{self.names[rank]}.{phase}")
-            asked[named.remote(*own)] = rank
+        with self._asking:  # another thread's call must not come first on some ranks only
+            for rank, (actor, own) in enumerate(zip(actors or self.actors, arguments, strict=True)):
+                named = getattr(actor, method).options(name=f"{self.names[rank]}.{phase}")
+                asked[named.remote(*own)] = rank
         answers: dict[int, Any] = {}
         end = time.monotonic() + deadline_s
         while asked:
@@ -193,18 +194,18 @@ def last_lines(log: Path) -> list[str]:
 class Groups:
     """The worker groups of one try of a stage, on the driver."""
 
-    def __init__(self, stage: str, shapes: Sequence[GroupShape], attempt: int, folder: Path):
+    def __init__(self, shapes: Sequence[GroupShape], attempt: int, folder: Path):
         """folder: for the ranks' logs, seen from every node."""
         self._placements: list[PlacementGroup] = []
-        self.handles = {shape.name: self._start(stage, shape, attempt, folder) for shape in shapes}
+        self.handles = {shape.name: self._start(shape, attempt, folder) for shape in shapes}
 
-    def _start(self, stage: str, shape: GroupShape, attempt: int, folder: Path) -> RayGroup:
+    def _start(self, shape: GroupShape, attempt: int, folder: Path) -> RayGroup:
         """Ask for the actors; Ray starts them when there is room, nobody waits here."""
         bundle = {"CPU": shape.cpus, **({"GPU": shape.gpus} if shape.gpus else {})}
         placed = placement_group([bundle] * shape.processes, strategy="PACK")
         self._placements.append(placed)
         retry = f" try {attempt + 1}" if attempt else ""
-        names = [f"{stage}/{shape.name}[{rank}]{retry}" for rank in range(shape.processes)]
+        names = [f"{shape.name}[{rank}]{retry}" for rank in range(shape.processes)]
         logs = [folder / f"{shape.name}_{rank}.txt" for rank in range(shape.processes)]
         made = ray.remote(concurrency_groups={"watch": 1})(RankActor)
         actors = [

@@ -18,7 +18,8 @@ def policy_of(*overrides: str) -> PpoConfig:
 
 
 def shapes(*overrides: str) -> dict[str, tuple[int, float]]:
-    return {g.name: (g.processes, g.cpus) for g in policy_of(*overrides).worker_groups()}
+    groups = policy_of(*overrides).worker_groups()
+    return {group.name.removeprefix("ppo/"): (group.processes, group.cpus) for group in groups}
 
 
 def test_one_process_is_the_stages_own() -> None:
@@ -116,11 +117,15 @@ def test_the_table_tells_what_a_process_does() -> None:
     """32 sequences and 16 documents a step over two; 128 tokens each, 8,192 a forward."""
     rows = batch_arithmetic(compose(["placement.processes=2", "placement.critic.backend=fsdp2"]))
     found = {row.name: (row.value, row.how) for row in rows["policy"]}
-    assert found["policy: processes"] == (2, "group all, backend ddp")
-    assert found["critic: processes"] == (2, "group all, backend fsdp2")
+    assert found["policy: processes"] == (2, "ppo/all, backend ddp")
+    assert found["critic: processes"] == (2, "ppo/all, backend fsdp2")
     assert found["policy: sequences a process"][0] == 16
     assert found["policy: micro-batches at most"][0] == 1
     assert found["policy: documents a process"][0] == 8
+    assert found["ppo/all"] == (
+        2,
+        "processes of 1 CPU, 0 GPU: policy, ref_policy, critic, reward_model, engine",
+    )
 
 
 def test_too_large_a_placement_is_refused_with_what_would_fit() -> None:

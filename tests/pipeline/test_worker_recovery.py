@@ -69,7 +69,7 @@ def test_a_lost_process_costs_a_try(tmp_path: Path, executor: Executor, lost: st
 
 def test_tries_are_bounded_and_the_last_error_is_told(tmp_path: Path, executor: Executor) -> None:
     run = run_of(tmp_path, PairConfig(losses=5))
-    with pytest.raises(StageFailedError, match=r"left/pair\[1\] try 2 died in part.dies_or_waits"):
+    with pytest.raises(StageFailedError, match=r"pair\[1\] try 2 died in part.dies_or_waits"):
         run.execute(executor)
 
 

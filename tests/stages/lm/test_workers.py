@@ -23,9 +23,9 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     from stages.lm.workers import Groups
 
     start_cluster(ClusterConfig(num_cpus=2, dashboard=False))
-    shape = GroupShape(name="pair", processes=2, cpus=1.0, start_s=120.0, call_s=60.0)
-    groups = Groups("ppo", [shape], attempt=0, folder=tmp_path_factory.mktemp("logs"))
-    made = groups.handles["pair"]
+    shape = GroupShape(name="ppo/pair", processes=2, cpus=1.0, start_s=120.0, call_s=60.0)
+    groups = Groups([shape], attempt=0, folder=tmp_path_factory.mktemp("logs"))
+    made = groups.handles["ppo/pair"]
     made.build(build, 0.5)
     yield made
     groups.end()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stages.contracts import Context, UserError, WorkerError
+from stages.lm.engines.config import Correction, RolloutConfig
 from stages.lm.loading import load_causal_lm
 from stages.step3_policy.ppo.config import PpoConfig, Select
 from stages.step3_policy.ppo.placement import PlacementConfig
@@ -47,7 +48,7 @@ def stage_on(ppo_inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[
     ) -> dict[str, Tensor]:
         config = config_for(placement, **changes)
         shapes, where = config.worker_groups(), tmp_path / folder
-        groups = Groups("ppo", shapes, attempt, where / "logs")
+        groups = Groups(shapes, attempt, where / "logs")
         context = Context.at(where)
         context.workers = groups.handles
         if meanwhile is not None:
@@ -116,3 +117,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
     with pytest.raises(UserError, match="PPO stopped in iteration"):
         stage_on(placed(2, "ddp", split=False), "nan", policy_lr=1e30)
     assert len(list((tmp_path / "nan" / "checkpoints").glob("broken_batch*.pt"))) == 1
+
+
+def test_an_engine_of_another_group_samples_while_the_policy_learns(
+    stage_on: Callable[..., dict[str, Tensor]],
+) -> None:
+    """One update ahead, the same as in one process. Mutation: the weights sent after sampling."""
+    ahead = RolloutConfig(async_steps=1, correction=Correction.truncate)
+    alone = stage_on(PlacementConfig(), "alone", rollout=ahead)
+    split = placed(2, "ddp", split=True)
+    split.cpus = 0.5
+    assert close(stage_on(split, "split", rollout=ahead), alone)
