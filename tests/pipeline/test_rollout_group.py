@@ -10,6 +10,7 @@ from pipeline.config import run_id, selection, stage_configs
 from pipeline.errors import FaultsError
 from pipeline.planning import make_plan
 from pipeline.preflight import run_faults
+from pipeline.sources import Sources
 from pipeline.workflow import workflow
 from stages.contracts import UserError
 from stages.lm.engines.config import Correction, EngineKind
@@ -46,3 +47,9 @@ def test_a_missing_environment_is_told_before_any_work(tmp_path: Path) -> None:
     assert not faults
     (fault,) = run_faults(plan, tmp_path / "runs" / "run")
     assert "make vllm" in fault.do
+
+
+def test_code_that_runs_in_vllms_process_counts_too() -> None:
+    """Changing it makes another policy. Mutation: the client's import of it taken out."""
+    code = Sources().version("stages.step3_policy.ppo.stage")
+    assert {"stages.lm.engines.server.vllm_server", "stages.lm.engines.server.wire"} <= code.keys()

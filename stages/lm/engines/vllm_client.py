@@ -2,11 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from stages.lm.engines.config import RolloutConfig, check_engine
 from stages.lm.engines.remote import Launch, RemoteEngine
+
+if TYPE_CHECKING:  # run by another Python, and yet a part of what makes a policy
+    import stages.lm.engines.server.vllm_server  # noqa: F401
 
 SERVER = Path(__file__).parent / "server" / "vllm_server.py"
 GIB = 2**30
