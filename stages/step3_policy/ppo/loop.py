@@ -109,7 +109,7 @@ class PpoLoop:
         }
 
     def sample(self, iteration: int) -> tuple[PromptSet, Rollouts]:
-        """Prompts of this iteration, one an episode, and responses of the policy as it is."""
+        """Prompts of this iteration, one an episode, and the responses to learn from."""
         return self.source.take(iteration)
 
     def update_policy(

@@ -119,7 +119,7 @@ class PlacementConfig:
 
 def group_name(own: RolePlacement) -> str:
     """What the group is called beside those of other stages."""
-    return f"ppo/{own.group}"
+    return "ppo/" + own.group
 
 
 ROLES = ("policy", "ref_policy", "critic", "reward_model", "engine")
