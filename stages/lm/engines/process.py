@@ -30,17 +30,21 @@ class ServerProcess:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
         ours, theirs = socket.socketpair()
-        with theirs, log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=dict(environment),
-                start_new_session=True,  # ctrl-C is for the trainer, which then closes the engine
-            )
         self.channel, self._calls = Channel(ours), 0
+        try:
+            with theirs, log.open("ab") as output:
+                self.process = subprocess.Popen(
+                    [*command, str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=dict(environment),
+                    start_new_session=True,  # ctrl-C is for the trainer, which then closes it
+                )
+        except OSError:
+            ours.close()
+            raise
 
     def call(
         self, request: Message, frames: Iterable[Message] = (), *, deadline_s: float

@@ -59,7 +59,7 @@ class RemoteEngine:
         self.launch, self.dtype, self.version = launch, dtype, 0
         self._weights: dict[str, Tensor] = {}
         self._server: ServerProcess | None = None
-        self._closed = False
+        self._phase, self._closed = "start", False
 
     @torch.no_grad()
     def load_weights(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -72,10 +72,7 @@ class RemoteEngine:
             name: tensor.detach().to("cpu", self.dtype, copy=True) for name, tensor in tensors
         }
         self.version = version
-        if self._server is None:
-            self._persist("start", self._running)
-        else:
-            self._persist("load", lambda: self._load(self._running()))
+        self._persist(self._running if self._server is None else self._reload)
 
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, keys: np.ndarray
@@ -90,7 +87,7 @@ class RemoteEngine:
             {"call": "generate", "sampling": asdict(sampling)},
             {"prompts": flat, "prompt_lengths": lengths, "keys": keys},
         )
-        return self._persist("generate", lambda: self._generate(request, len(prompts)))
+        return self._persist(lambda: self._generate(request, len(prompts)))
 
     def close(self) -> None:
         """End the process; a call that another thread waits for fails."""
@@ -105,12 +102,15 @@ class RemoteEngine:
     def _running(self) -> ServerProcess:
         """The process, started and given its weights if there is none."""
         if self._server is None:
-            launch = self.launch
+            launch, self._phase = self.launch, "start"
             self._server = ServerProcess(launch.command, launch.environment, launch.log)
             self._call(self._server, "start", Message({"call": "start", **launch.setup}))
             if self._weights:
                 self._load(self._server)
         return self._server
+
+    def _reload(self) -> None:
+        self._load(self._running())
 
     def _load(self, server: ServerProcess) -> None:
         header = {"call": "load", "version": self.version, "count": len(self._weights)}
@@ -121,12 +121,13 @@ class RemoteEngine:
     def _call(
         self, server: ServerProcess, name: str, request: Message, frames: Iterable[Message] = ()
     ) -> Message:
+        self._phase = name
         answer = server.call(request, frames, deadline_s=self.launch.deadlines_s[name])
         if "error" in answer.header:
             raise engine_error(name, str(answer.header["error"]), self.launch.log)
         return answer
 
-    def _persist(self, phase: str, attempt: Callable[[], T]) -> T:
+    def _persist(self, attempt: Callable[[], T]) -> T:
         """What `attempt` gives; after a failure of the process it is tried with a new one."""
         left = self.launch.restarts
         while True:
@@ -138,17 +139,18 @@ class RemoteEngine:
             except Failure as failure:
                 cause = self._ended(failure)
             if left == 0 or self._closed:
-                raise engine_error(phase, cause, self.launch.log)
+                raise engine_error(self._phase, cause, self.launch.log)
             left -= 1
             warnings.warn(
-                f"the rollout engine failed in {phase}: {cause}; it is started again",
+                f"the rollout engine failed in {self._phase}: {cause}; it is started again",
                 EngineRestartWarning,
                 stacklevel=3,
             )
 
     def _ended(self, failure: BaseException) -> str:
-        """End what is left of the process; why it failed."""
-        assert self._server is not None
+        """End what is left of the process, if it came to be; why it failed."""
+        if self._server is None:
+            return str(failure)
         exit_code = self._server.end(DYING_S if gone(failure) else 0.0)
         self._server = None
         return cause_of(failure, exit_code)

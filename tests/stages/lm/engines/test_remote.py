@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,26 @@ def test_a_server_that_does_not_start_says_why(start) -> None:
         engine.load_weights(1, weights(1.0))
     assert "exit code 7" in caught.value.got
     assert "hello" in caught.value.got
+
+
+def test_a_python_that_cannot_be_run_is_named(start) -> None:
+    engine = start("none", restarts=0)
+    engine.launch = replace(engine.launch, command=["/nowhere/python"])
+    with pytest.raises(EngineError, match="failed in start") as caught:
+        generate(engine)
+    assert "/nowhere/python" in caught.value.got
+
+
+def test_the_phase_is_the_one_that_failed(start) -> None:
+    """A process that dies in a call and then does not start any more. Mutation: the call named."""
+    engine = start("die", restarts=1)
+    engine.load_weights(1, weights(1.0))
+    engine.launch = replace(engine.launch, command=[sys.executable, str(SERVER), "die_in_start"])
+    with (
+        pytest.warns(EngineRestartWarning, match="generate"),
+        pytest.raises(EngineError, match="failed in start"),
+    ):
+        generate(engine)
 
 
 def test_an_answer_without_rollouts_is_refused(start) -> None:
