@@ -107,6 +107,7 @@ class RayGroup:
     ) -> list[Any]:
         """Ask the ranks; take answers as they come, so that a failure shows at once."""
         asked: dict[Any, int] = {}
+        arguments = stored_once(arguments)
         with self._asking:  # another thread's call must not come first on some ranks only
             for rank, (actor, own) in enumerate(zip(actors or self.actors, arguments, strict=True)):
                 named = getattr(actor, method).options(name=f"{self.names[rank]}.{phase}")
@@ -161,6 +162,14 @@ class RayGroup:
         except (GetTimeoutError, RayError) as error:
             return f"  it does not say ({type(error).__name__})"
         return stack
+
+
+def stored_once(arguments: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Weights that every rank is given are serialised once, not once a rank."""
+    if len(arguments) == 1:
+        return list(arguments)
+    weights = {id(value): ray.put(value) for value in arguments[0] if isinstance(value, dict)}
+    return [tuple(weights.get(id(value), value) for value in own) for own in arguments]
 
 
 def _note_memory(path: Path) -> None:

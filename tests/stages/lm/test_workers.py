@@ -13,7 +13,7 @@ from stages.contracts import GroupShape, WorkerError
 from stages.lm.optimisation import NonFiniteError
 from tests.stages.lm.worker_parts import build
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

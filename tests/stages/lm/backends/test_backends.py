@@ -88,7 +88,7 @@ def whole_weights(group: ProcessGroup) -> list[dict[str, Tensor]]:
     return group.call("trainee", "weights", [(), ()])
 
 
-@pytest.mark.parametrize("cut", [1, 4])
+@pytest.mark.parametrize("cut", [pytest.param(1, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_two_ranks_train_as_one_process(pair: ProcessGroup, kind: str, cut: int) -> None:
     """Mutations: the loss not multiplied by the number of ranks; no micro-batch the last one; the
@@ -105,6 +105,7 @@ def test_two_ranks_train_as_one_process(pair: ProcessGroup, kind: str, cut: int)
                 assert answers[rank]["norms"] == pytest.approx(norms, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_forwards_between_steps_see_the_newest_weights(pair: ProcessGroup, kind: str) -> None:
     """Mutation: fsdp2 without `reshard_after_forward=True` at the root."""
@@ -133,6 +134,7 @@ def test_continues_from_its_checkpoint(pair: ProcessGroup, kind: str, tmp_path: 
     torch.testing.assert_close(whole_weights(pair)[0], expected, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_a_gradient_that_is_not_finite_is_an_error(kind: str) -> None:
     """Of a group of its own, which is of no more use. Mutation: `check_norm` left out."""

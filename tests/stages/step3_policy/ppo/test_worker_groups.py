@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from stages.contracts import Context
-from stages.lm.loading import load_tokenizer
+from stages.lm.loading import load_tokenizer, save_model
 from stages.lm.precision import Precision
 from stages.step3_policy.ppo.data import load_data
 from stages.step3_policy.ppo.loading import load_roles
 from stages.step3_policy.ppo.loop import PpoLoop
 from stages.step3_policy.ppo.placement import PlacementConfig
-from tests.stages.step3_policy.ppo.small_ppo import folders_of
+from tests.stages.step3_policy.ppo.small_ppo import folders_of, write_inputs
 from tests.stages.step3_policy.ppo.trajectories import (
     FOUR_FORWARDS,
     ONE_FORWARD,
@@ -143,6 +144,29 @@ def test_two_ranks_compute_in_bfloat16_too(
     found = run(two, ppo_inputs, tmp_path / "two", workers=workers, replay=replay, iterations=3)
     assert distance(found, expected) < 3e-3
     assert typical(found, expected) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", pytest.param("zero3", marks=has_deepspeed)])
+def test_two_ranks_train_a_tied_head(
+    kind: str, tiny_model: Any, tiny_tokenizer: Any, processes: Processes, tmp_path: Path
+) -> None:
+    """Embeddings and head are one parameter: its gradient comes from both, its weight goes to both.
+
+    Mutation: the shards of one module alone.
+    """
+    config = LlamaConfig(**(tiny_model.config.to_dict() | {"tie_word_embeddings": True}))
+    torch.manual_seed(1)
+    save_model(LlamaForCausalLM(config), tiny_tokenizer, tmp_path / "tied" / "model")
+    inputs = write_inputs(tmp_path / "tied", tmp_path)
+    one = config_of(PlacementConfig(), ONE_FORWARD)
+    two = config_of(placed(2, kind, split=False), FOUR_FORWARDS)
+    expected = run(one, inputs, tmp_path / "one", iterations=3)
+    found = run(two, inputs, tmp_path / "two", workers=processes.of(two), iterations=3)
+    assert "lm_head.weight" not in found.weights[0]
+    assert first_difference(found, expected) == ""
+    assert distance(found, expected) < TOLERANCE
 
 
 def typical(found: Trajectory, expected: Trajectory) -> float:
