@@ -11,23 +11,25 @@ import numpy as np
 import torch
 from ppo_workload import (
     EOS,
+    FIRST_WORD,
     PAD,
     Channel,
     Workload,
     counted,
-    force_end,
     matrix_rate,
     prepare,
     synchronise,
 )
+from torch import Tensor
 
 from reward.model import Critic, RewardModel
 from stages.contracts import Context
 from stages.lm.attention import attention
+from stages.lm.engines import hf as hf_module
 from stages.lm.engines.hf import HFEngine
 from stages.lm.precision import Precision, compute_in
 from stages.lm.process import prepare_process
-from stages.lm.rollout import Rollouts, Sampling
+from stages.lm.rollout import Rollouts, Sampling, choose_tokens
 from stages.step3_policy.ppo import loop as loop_module
 from stages.step3_policy.ppo.config import PpoConfig
 from stages.step3_policy.ppo.data import PpoData, PromptSet
@@ -45,7 +47,7 @@ class ForcedEngine(HFEngine):
         )
         self.workload = workload
         self.iteration, self.position = 0, 0
-        engine.model.register_forward_hook(self._force)
+        hf_module.choose_tokens = self._choose
 
     def generate(
         self, prompts: Sequence[list[int]], sampling: Sampling, keys: np.ndarray
@@ -55,13 +57,13 @@ class ForcedEngine(HFEngine):
         self.iteration, self.position = self.iteration + 1, 0
         return super().generate(prompts, sampling, keys)
 
-    def _force(self, _: Any, __: Any, output: Any) -> Any:
-        """Called by the language model's own forward: the engine alone uses it, not the updates."""
+    def _choose(self, logprobs: Tensor, sampling: Sampling, noise: np.ndarray) -> Tensor:
+        """As the engine chooses, but for EOS; `logprobs` has a row a response still written."""
         self.position += 1
+        chosen = choose_tokens(logprobs, sampling, noise)
         alive = self.lengths[self.lengths >= self.position]
-        ends = torch.from_numpy(alive == self.position).to(output.logits.device)
-        output.logits = force_end(output.logits[:, -1], ends)[:, None]
-        return output
+        ends = torch.from_numpy(alive == self.position).to(chosen.device)
+        return torch.where(ends, EOS, chosen.masked_fill(chosen == EOS, FIRST_WORD))
 
 
 class OurSide:
@@ -70,6 +72,7 @@ class OurSide:
     def __init__(self, workload: Workload) -> None:
         prepare_process(workload.threads, seed=0)
         loop_module.Stopwatch = stopwatch(workload)
+        torch.set_default_device(workload.device)
         self.workload, self.iteration = workload, 0
         self.loop = make_loop(workload)
 
