@@ -90,6 +90,7 @@ class RayExecutor:
             outcome = self._outcome(task, tried)
             _end(tried)
             if outcome.lost_workers and tried.attempt < self._retries:
+                _tell(tried, outcome.cause)
                 self._start(_Try(request=tried.request, attempt=tried.attempt + 1))
             else:
                 outcomes.append(outcome)
@@ -102,6 +103,12 @@ class RayExecutor:
             cause = first_cause(error).strip().splitlines()[0]
             return _failed(tried.request, cause, lost_workers=tried.groups is not None)
         return outcome
+
+
+def _tell(tried: _Try, cause: str) -> None:
+    """In the stage's log, for whoever wonders where the time went."""
+    with Store(tried.request.store).work(tried.request.fingerprint).log.open("a") as log:
+        log.write(f"try {tried.attempt + 1} lost its processes, the next one begins: {cause}\n")
 
 
 def _failed(request: StageRequest, cause: str, **more: Any) -> Outcome:
