@@ -36,42 +36,61 @@ def hidden_at_responses(backbone: Any, batch: SequenceBatch) -> Tensor:
 
 def response_logprobs(model: Any, batch: SequenceBatch, temperature: float = 1.0) -> Tensor:
     """(B, R) float32: log pi(y_t | x, y_<t) at the sampling temperature; 0 where masked."""
-    return response_logprobs_and_entropy(model, batch, temperature)[0]
+    return _response_figures(model, batch, temperature, with_entropy=False)[0]
 
 
 def response_logprobs_and_entropy(
     model: Any, batch: SequenceBatch, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs (B, R) of the response tokens and entropies (B, R), in nats, at their positions."""
+    """Log-probs (B, R) of the response tokens and entropies (B, R), in nats, at their positions.
+
+    The entropies are for watching: no gradient goes through them.
+    """
+    logprobs, entropy = _response_figures(model, batch, temperature, with_entropy=True)
+    return logprobs, entropy
+
+
+def _response_figures(
+    model: Any, batch: SequenceBatch, temperature: float, *, with_entropy: bool
+) -> list[Tensor]:
+    """Log-probs (B, R), and entropies if asked for."""
     mask = batch.response_mask
     hidden = hidden_at_responses(model.get_decoder(), batch)[mask]  # (N, H)
-    head = model.get_output_embeddings()
-    logprobs, entropy = token_logprobs(head, hidden, batch.response_tokens[mask], temperature)
-    return _scatter(logprobs, mask), _scatter(entropy, mask)
+    targets, head = batch.response_tokens[mask], model.get_output_embeddings()
+    figures = token_figures(head, hidden, targets, temperature, with_entropy)
+    return [_scatter(figure, mask) for figure in figures]
 
 
-def token_logprobs(
-    head: Any, hidden: Tensor, targets: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Log-probs (N,) of `targets` and entropies (N,), chunked; logits recomputed in backward."""
+def token_figures(
+    head: Any, hidden: Tensor, targets: Tensor, temperature: float, with_entropy: bool
+) -> Tensor:
+    """(1, N) log-probs of `targets`, or (2, N) with entropies; logits recomputed in backward."""
     parts = [
-        _chunk_logprobs(head, states, tokens, temperature)
+        _chunk_figures(head, states, tokens, temperature, with_entropy)
         if len(hidden) <= CHUNK_TOKENS
-        else checkpoint(_chunk_logprobs, head, states, tokens, temperature, use_reentrant=False)
+        else checkpoint(
+            _chunk_figures, head, states, tokens, temperature, with_entropy, use_reentrant=False
+        )
         for states, tokens in zip(
             torch.split(hidden, CHUNK_TOKENS), torch.split(targets, CHUNK_TOKENS), strict=True
         )
     ]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    return torch.cat(parts, dim=1)
 
 
-def _chunk_logprobs(
-    head: Any, hidden: Tensor, targets: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    logits = head(hidden).float() / temperature
+def _chunk_figures(
+    head: Any, hidden: Tensor, targets: Tensor, temperature: float, with_entropy: bool
+) -> Tensor:
+    logits = head(hidden).float()
+    if temperature != 1.0:  # a pass over all logits, and one in the backward
+        logits = logits / temperature
     normalised = logits.log_softmax(-1)
-    entropy = -(normalised.exp() * normalised).sum(-1)
-    return normalised.gather(-1, targets[:, None])[:, 0], entropy
+    logprobs = normalised.gather(-1, targets[:, None])[:, 0]
+    if not with_entropy:
+        return logprobs[None]
+    with torch.no_grad():
+        entropy = -(normalised.exp() * normalised).sum(-1)
+    return torch.stack([logprobs, entropy])
 
 
 def document_loss(
