@@ -1,9 +1,9 @@
 """One frozen base in memory under many models, each with an adapter of its own.
 
 PEFT's own way is one tree of modules with several adapters, of which one is selected. Select
-another one between a forward and its backward and the first one's gradient is lost without a word;
-with activation checkpointing the backward computes the wrong model. Here nothing is selected: every
-model is a tree of its own whose base weights ARE the base's tensors.
+another one between a forward and its backward and the first one's gradient is lost without a word,
+and activation checkpointing runs that forward again during the backward. Here nothing is selected:
+every model is a tree of its own whose base weights ARE the base's tensors.
 """
 
 import copy

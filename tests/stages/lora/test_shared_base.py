@@ -12,6 +12,7 @@ from stages.lm.batching import collate
 from stages.lm.loading import load_causal_lm
 from stages.lm.logprobs import response_logprobs
 from stages.lm.peft.adapters import load_adapted, merged_weights
+from stages.lm.precision import Precision
 from stages.step3_policy.ppo.loading import load_parts
 from tests.stages.lora.chain import ppo_config
 from tests.stages.step3_policy.ppo.small_ppo import folders_of
@@ -86,7 +87,7 @@ def test_gradients_are_those_of_a_model_with_that_adapter_alone(
     backward among it; with checkpointing that backward runs the policy's forward again.
 
     Mutation: policy and reference as two adapters of one PEFT model, selected by `set_adapter`:
-    the gradient is None, or with checkpointing the reference's.
+    every gradient is then None, with checkpointing and without.
     """
     alone = load_adapted(
         inputs["base"] / "model", inputs["ppo_init"] / "model", trainable=True
@@ -135,6 +136,21 @@ def keys() -> Any:
     from stages.lm.rollout import sampling_keys
 
     return sampling_keys(0, 0, [0], [0])
+
+
+def test_decoders_compute_in_bf16_with_adapters_in_float32(
+    inputs: dict[str, Path], roles: dict[str, Any]
+) -> None:
+    """Mutation: `compute_in` on the policy alone: its ratio to the reference would not be 1."""
+    config = ppo_config(precision=Precision.bf16)
+    rounded = load_parts(config, folders_of(inputs), ROLES)
+    logprobs, _ = rounded["policy"].logprobs_and_entropies(BATCH)
+    exact, _ = roles["policy"].logprobs_and_entropies(BATCH)
+    assert torch.equal(logprobs, rounded["ref_policy"].logprobs(BATCH))
+    assert 0 < (logprobs - exact).abs().max() < 0.1
+    response_logprobs(rounded["policy"].model, BATCH).sum().backward()
+    for p in adapted(rounded["policy"].model).values():
+        assert p.dtype == p.grad.dtype == torch.float32
 
 
 def test_an_engine_of_its_own_samples_as_the_policy_after_a_sync(
