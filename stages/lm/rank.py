@@ -45,7 +45,8 @@ class Rank:
         self._is_first = rank == 0
         _tell_libraries(rank, shape.processes, host, port)
         self._device = torch.device("cuda" if shape.gpus > 0 else "cpu")
-        torch.set_default_device(self._device)
+        if shape.gpus > 0:
+            torch.set_default_device(self._device)
         init_process_group(
             "nccl" if shape.gpus > 0 else "gloo",
             store=self._store,
