@@ -33,7 +33,7 @@ class Workload:
     length: int = 256
     rank: int = 16
     episodes: int = 8
-    steps: int = 2  # of SFT, and iterations of PPO
+    steps: int = 2  # of SFT, and minibatches of PPO's one iteration
     threads: int = 2
 
 
@@ -190,7 +190,7 @@ def plain_model(folder: Path) -> Any:
 
 
 def ours(folder: Path, workload: Workload, model: str | None) -> None:
-    """Iterations of PPO-ptx on random prompts of half the length."""
+    """An iteration of PPO-ptx on random prompts of half the length."""
     import numpy as np
 
     from stages.contracts import Context
@@ -224,16 +224,16 @@ def ours(folder: Path, workload: Workload, model: str | None) -> None:
 
 
 def ppo_values(workload: Workload) -> dict[str, Any]:
-    """As many episodes as documents; one pass in one minibatch."""
+    """One iteration, as many documents as episodes."""
     from stages.lm.peft.config import PeftKind
 
     half = workload.length // 2
     return {
         "peft": PeftKind.lora,
         "threads": workload.threads,
-        "iterations": workload.steps,
+        "iterations": 1,
         "rollout_batch_size": workload.episodes,
-        "minibatch_size": workload.episodes,
+        "minibatch_size": workload.episodes // workload.steps,
         "microbatch_tokens": workload.microbatch * workload.length,
         "sequences_per_batch": workload.episodes,
         "max_prompt_tokens": half,

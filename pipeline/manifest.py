@@ -14,7 +14,7 @@ from pipeline.fingerprint import Parts, file_digest
 from stages.contracts import UserError
 
 MANIFEST_FILE = "manifest.json"
-AGREED_FIELDS = ("tokenizer_sha256", "chat_template_sha256", "eos_token_id", "base_sha256")
+AGREED_FIELDS = ("tokenizer_sha256", "chat_template_sha256", "eos_token_id")
 
 
 @dataclass(frozen=True, kw_only=True)

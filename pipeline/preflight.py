@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.artifacts import folder_size
 from pipeline.manifest import check_contents
 from pipeline.planning import Plan
+from pipeline.workflow import Stage, copies_adapters
 from stages.contracts import StageConfig, UserError
 from stages.lm.engines.config import check_engine
 from stages.step0_base.config import BaseConfig, BaseKind
@@ -21,6 +22,7 @@ from stages.step3_policy.ppo.config import PpoConfig
 GIB = 2**30
 TABLES_AND_LOGS = 64 * 2**20
 ADAM_CHECKPOINTS = 2 * 3
+ADAPTED = ("sft", "ppo_init", "reward_model")
 KEPT_MODELS = {"base": 1, "sft": 1, "ppo_init": 1, "reward_model": 1, "policy": 2}
 WORKING_MODELS = {
     "base": ADAM_CHECKPOINTS,
@@ -33,7 +35,7 @@ WORKING_MODELS = {
 def run_faults(plan: Plan, run_dir: Path) -> list[UserError]:
     """Every fault that would stop the planned work later."""
     unwritable = _unwritable({"store": plan.store.root, "run folder": run_dir})
-    faults = unwritable + _damaged(plan) + _engine_faults(plan)
+    faults = unwritable + _damaged(plan) + _engine_faults(plan) + _adapter_faults(plan)
     return faults + ([] if unwritable else _disk_faults(plan))
 
 
@@ -70,6 +72,37 @@ def _engine_faults(plan: Plan) -> list[UserError]:
     except UserError as fault:
         return [fault]
     return []
+
+
+def _adapter_faults(plan: Plan) -> list[UserError]:
+    """Adapters that a stage is to train together and that do not lie on one base."""
+    faults = []
+    for stage in (plan.stages[asset].stage for asset in plan.to_run):
+        bases = _bases(plan, stage) if copies_adapters(stage.config) else {}
+        if len(set(bases.values())) > 1:
+            fault = UserError(
+                "with peft=lora what is trained together must lie on one base",
+                got=", ".join(f"{asset}: {base}" for asset, base in bases.items()),
+                do="use artifacts that descend from one base with peft=lora, or peft=none",
+            )
+            faults.append(fault)
+    return faults
+
+
+def _bases(plan: Plan, stage: Stage) -> dict[str, str]:
+    """What is there already -> the base it is, or on which its adapter lies.
+
+    A judge is not among them: nobody trains it, and it brings its own base.
+    """
+    found: dict[str, str] = {}
+    for asset in stage.reads.values():
+        artifact = plan.stages[asset].artifact
+        if artifact and asset == "base":
+            found[asset] = str(artifact.manifest.model_sha256)[:12]
+        elif artifact and asset in ADAPTED:
+            base = artifact.manifest.contract.get("base_sha256")
+            found[asset] = str(base)[:12] if base else "none, it was trained whole"
+    return found
 
 
 def _disk_faults(plan: Plan) -> list[UserError]:

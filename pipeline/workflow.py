@@ -109,11 +109,15 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
     }
 
 
-def _base_of_adapters(config: StageConfig) -> dict[str, str]:
-    """What a stage reads besides, if it trains an adapter."""
+def copies_adapters(config: StageConfig) -> bool:
+    """Whether a stage trains copies of the adapters of what it reads."""
     if not isinstance(config, RewardModelConfig | DpoConfig | PpoConfig):
-        return {}
-    return _same("base") if config.peft is PeftKind.lora else {}
+        return False
+    return config.peft is PeftKind.lora
+
+
+def _base_of_adapters(config: StageConfig) -> dict[str, str]:
+    return _same("base") if copies_adapters(config) else {}
 
 
 def _same(assets: str) -> dict[str, str]:

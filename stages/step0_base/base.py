@@ -8,13 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.contracts import Context, Report, UserError
-from stages.lm.loading import (
-    load_causal_lm,
-    load_tokenizer,
-    model_hash,
-    save_model,
-    text_contract,
-)
+from stages.lm.loading import load_causal_lm, load_tokenizer, save_model, text_contract
 from stages.records.schemas import Text
 from stages.records.tables import read_table, texts
 from stages.step0_base.config import BaseConfig, BaseKind
@@ -68,7 +62,4 @@ def _publish(
 ) -> Report:
     save_model(model, tokenizer, out / "model")
     figures = {"parameters": float(model.num_parameters()), "vocabulary": float(len(tokenizer))}
-    of_base = {"base_sha256": model_hash(out / "model")}  # adapters on it carry the same
-    return Report(
-        metrics=metrics | figures, contract=text_contract(tokenizer, max_length) | of_base
-    )
+    return Report(metrics=metrics | figures, contract=text_contract(tokenizer, max_length))
