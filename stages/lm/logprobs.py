@@ -81,7 +81,7 @@ def token_figures(
 def _chunk_figures(
     head: Any, hidden: Tensor, targets: Tensor, temperature: float, with_entropy: bool
 ) -> Tensor:
-    logits = head(hidden).float()
+    logits: Tensor = head(hidden).float()
     if temperature != 1.0:  # a pass over all logits, and one in the backward
         logits = logits / temperature
     normalised = logits.log_softmax(-1)
