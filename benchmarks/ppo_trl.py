@@ -61,7 +61,8 @@ def make_trainer(workload: Workload, stepper: Any) -> Any:
         policy.generate = functools.partial(
             policy.generate, logits_processor=[ForcedEnds(workload)]
         )
-    rows = Dataset.from_dict({"input_ids": workload.prompts(workload.batch * 4)})
+    # Many batches: in the last one of the data it would step after every micro-batch.
+    rows = Dataset.from_dict({"input_ids": workload.prompts(workload.batch * 200)})
     return PPOTrainer(
         args=arguments(workload),
         processing_class=tokenizer(),
