@@ -107,6 +107,23 @@ def test_two_ranks_train_as_one_process(pair: ProcessGroup, kind: str, cut: int)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERY_KIND)
+def test_each_rank_keeps_its_part_alone(pair: ProcessGroup, kind: str) -> None:
+    """51 weights: libraries that split nothing, and say nothing, would pass every other test here.
+
+    Mutation: `SingleProcess` in the place of any of them.
+    """
+    pair.build(build, kind)
+    train(pair, range(1), cut=1)
+    (weights, moments), (others, other_moments) = pair.call("trainee", "held", [(), ()])
+    splits_weights = kind in ("fsdp2", "zero3", "zero3_offload")
+    assert max(weights, others) < 40 if splits_weights else weights == others == 51
+    assert max(moments, other_moments) < 40 if kind != "ddp" else moments == other_moments == 51
+    assert weights + others >= 51
+    assert moments + other_moments >= 51
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_forwards_between_steps_see_the_newest_weights(pair: ProcessGroup, kind: str) -> None:
     """Mutation: fsdp2 without `reshard_after_forward=True` at the root."""
     pair.build(build, kind)

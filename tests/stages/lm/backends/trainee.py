@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from stages.lm.backends.config import BackendKind
 from stages.lm.backends.make import make_backend
@@ -77,11 +78,24 @@ class Trainee:
     def weights(self) -> dict[str, Tensor]:
         return self.backend.gather(self.backend.shards())
 
+    def held(self) -> tuple[int, int]:
+        """Numbers that this rank keeps of the weights, and of Adam's first moments."""
+        backend: Any = self.backend
+        zero = hasattr(backend, "engine")
+        optimizer = backend.engine.optimizer.optimizer if zero else backend.optimizer
+        moments = [state["exp_avg"] for state in optimizer.state.values()]
+        return sum(map(size, backend.shards().values())), sum(map(size, moments))
+
     def save(self, folder: Path) -> None:
         self.backend.save(folder)
 
     def load(self, folder: Path) -> None:
         self.backend.load(folder)
+
+
+def size(tensor: Any) -> int:
+    """Of the rank's own part."""
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).numel()
 
 
 def build(kind: str) -> dict[str, object]:
