@@ -140,8 +140,17 @@ def remote(ppo_inputs: dict[str, Path], tmp_path: Path) -> Iterator[RemoteEngine
     engine.close()
 
 
+@pytest.fixture
+def unprepared_process() -> Iterator[None]:
+    """Products as in the engine's process, though an earlier test prepared this one for a stage."""
+    products = torch.backends.mkldnn.matmul
+    before, products.fp32_precision = products.fp32_precision, "none"
+    yield
+    products.fp32_precision = before
+
+
 def test_another_process_gives_the_same_training_even_if_it_dies(
-    make_loop: Callable[..., PpoLoop], remote: RemoteEngine
+    make_loop: Callable[..., PpoLoop], remote: RemoteEngine, unprepared_process: None
 ) -> None:
     """Bit for bit, in step and one update ahead; the second time the process is killed on the way.
 
