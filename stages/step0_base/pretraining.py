@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from stages.contracts import Context, UserError
+from stages.lm.attention import attention
 from stages.lm.batching import micro_batches
 from stages.lm.logprobs import document_loss
 from stages.lm.optimisation import OptimizerConfig, ScheduleConfig
@@ -40,6 +41,7 @@ def new_llama(config: BaseConfig, tokenizer: "PreTrainedTokenizerBase") -> "Llam
             initializer_range=config.init_std,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=True,
+            attn_implementation=attention(),
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
