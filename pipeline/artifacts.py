@@ -1,8 +1,9 @@
 """The content-addressed store: a result lies under the hash of everything that made it.
 
-    <store>/<asset>/<fingerprint16>/    manifest.json, the stage's files, journal/, log.txt
-    <store>/work/<fingerprint16>/       out/ checkpoints/ journal/ log.txt of a stage under way
-    <store>/locks/<fingerprint16>.lock  held by the process that works in that folder
+    in the store's folder:
+    <asset>/<fingerprint16>/    manifest.json, the stage's files, journal/, log.txt
+    work/<fingerprint16>/       out/ checkpoints/ journal/ log.txt of a stage under way
+    locks/<fingerprint16>.lock  held by the process that works in that folder
 
 Publishing is a rename after everything was synced, the manifest last: a half-written artifact is
 never seen. All of a store lies in one file system.
