@@ -60,6 +60,38 @@ def same(a: Any, b: Any) -> bool:
     return a == b
 
 
+def continues_after_a_breakdown(
+    make_loop: Callable[..., PpoLoop],
+    options: dict[str, Any],
+    owner: str,
+    call: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plant a failure in the owner's n-th call, continue, compare with a run that had none."""
+    whole = make_loop("whole", **options)
+    whole_state = whole.train()
+
+    broken = make_loop("broken", **options)
+    part, name = getattr(broken.roles, owner), {"engine": "generate", "critic": "update"}[owner]
+    original, calls = getattr(part, name), []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        calls.append(None)
+        if len(calls) == call:
+            raise BreakdownError
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(part, name, failing)
+    with pytest.raises(BreakdownError):
+        broken.train()
+
+    resumed = make_loop("broken", **options)
+    resumed_state = resumed.train()
+    assert same(final_state(resumed), final_state(whole))
+    assert same(vars(resumed_state), vars(whole_state))
+    assert logged(resumed) == logged(whole)
+
+
 @pytest.mark.parametrize(
     ("owner", "call"),
     [
@@ -76,28 +108,7 @@ def test_continues_bit_for_bit_after_a_breakdown(
     Mutations: the critic, an optimizer, the average or kl_coef left out of the checkpoint; the
     journal not rewound.
     """
-    whole = make_loop("whole", **OPTIONS)
-    whole_state = whole.train()
-
-    broken = make_loop("broken", **OPTIONS)
-    part, name = getattr(broken.roles, owner), {"engine": "generate", "critic": "update"}[owner]
-    original, calls = getattr(part, name), []
-
-    def failing(*args: Any, **kwargs: Any) -> Any:
-        calls.append(None)
-        if len(calls) == call:
-            raise BreakdownError
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(part, name, failing)
-    with pytest.raises(BreakdownError):
-        broken.train()
-
-    resumed = make_loop("broken", **OPTIONS)
-    resumed_state = resumed.train()
-    assert same(final_state(resumed), final_state(whole))
-    assert same(vars(resumed_state), vars(whole_state))
-    assert logged(resumed) == logged(whole)
+    continues_after_a_breakdown(make_loop, OPTIONS, owner, call, monkeypatch)
 
 
 def test_a_stop_writes_a_checkpoint_and_the_next_run_continues(

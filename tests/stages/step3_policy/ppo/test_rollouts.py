@@ -17,9 +17,8 @@ from stages.lm.rollout import Rollouts
 from stages.step3_policy.ppo.loop import PpoLoop
 from stages.step3_policy.ppo.rollouts import StaleRolloutsError, respond
 from tests.stages.step3_policy.ppo.test_resume import (
-    BreakdownError,
+    continues_after_a_breakdown,
     final_state,
-    logged,
     same,
 )
 
@@ -72,26 +71,7 @@ def test_continues_bit_for_bit_with_rollouts_in_flight(
     make_loop: Callable[..., PpoLoop], owner: str, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mutations: the flight left out of the checkpoint; sampled again with the weights of now."""
-    whole = make_loop("whole", **OPTIONS)
-    whole_state = whole.train()
-    broken = make_loop("broken", **OPTIONS)
-    part, name = getattr(broken.roles, owner), {"engine": "generate", "critic": "update"}[owner]
-    original, calls = getattr(part, name), []
-
-    def failing(*args: Any, **kwargs: Any) -> Any:
-        calls.append(None)
-        if len(calls) == call:
-            raise BreakdownError
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(part, name, failing)
-    with pytest.raises(BreakdownError):
-        broken.train()
-    resumed = make_loop("broken", **OPTIONS)
-    resumed_state = resumed.train()
-    assert same(final_state(resumed), final_state(whole))
-    assert same(vars(resumed_state), vars(whole_state))
-    assert logged(resumed) == logged(whole)
+    continues_after_a_breakdown(make_loop, OPTIONS, owner, call, monkeypatch)
 
 
 def test_overlapping_changes_what_is_learnt(make_loop: Callable[..., PpoLoop]) -> None:
