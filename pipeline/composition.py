@@ -245,6 +245,8 @@ def _with_path(what: str, schema: type, path: str) -> str:
     *_, group = path.rpartition(".")
     what = what.removeprefix(f"{group}.")
     knows = what.split()[0] in {spec.name for spec in fields(schema)}
+    if not path:
+        return what
     return f"{path}.{what}" if knows else f"{path}: {what}"
 
 
