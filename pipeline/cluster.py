@@ -29,7 +29,7 @@ def start_cluster(config: ClusterConfig) -> Cluster:
     Raises:
         UserError: there is no cluster at the address, or it refuses our token.
     """
-    _set_environment()
+    set_environment()
     import ray
 
     options = _own(config) if config.address is None else {"address": config.address}
@@ -97,7 +97,7 @@ def token_file() -> Path:
     return Path(named) if named else Path.home() / ".ray" / "auth_token"
 
 
-def _set_environment() -> None:
+def set_environment() -> None:
     """What Ray reads when it starts: no statistics leave the machine, the token is private."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     token = token_file()

@@ -112,6 +112,16 @@ def check_positive(config: object, *names: str) -> None:
             raise UserError(f"{name} must be positive", got=str(value), do=f"set {name} above 0")
 
 
+def check_not_negative(config: object, *names: str) -> None:
+    """Refuse a value below zero; the error names the key."""
+    for name in names:
+        value = getattr(config, name)
+        if not value >= 0:
+            raise UserError(
+                f"{name} must not be negative", got=str(value), do=f"set {name} to 0 or more"
+            )
+
+
 def check_share(config: object, *names: str) -> None:
     """Refuse a value outside [0, 1]; the error names the key."""
     for name in names:

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Self
 
 import torch
 from torch import nn
 
 from stages.contracts import UserError
+from stages.lm.adamw import AdamWConfig
 
 
 class Schedule(StrEnum):
@@ -24,25 +26,23 @@ class NonFiniteError(RuntimeError):
 
 
 @dataclass(kw_only=True)
-class OptimizerConfig:
-    """AdamW, betas as in App. C; epsilon, decay and clipping are not printed there."""
+class OptimizerConfig(AdamWConfig):
+    """AdamW at a peak rate."""
 
     lr: float
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-5
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise UserError(
                 "a learning rate must be positive", got=f"lr={self.lr}", do="for example 1e-5"
             )
-        if not self.max_grad_norm > 0:
-            raise UserError(
-                "max_grad_norm must be positive", got=str(self.max_grad_norm), do="for example 1.0"
-            )
+        self.check_adamw()
+
+    @classmethod
+    def of(cls, settings: AdamWConfig, lr: float) -> Self:
+        """A stage's settings at one of its rates."""
+        own = {spec.name: getattr(settings, spec.name) for spec in fields(AdamWConfig)}
+        return cls(lr=lr, **own)
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

@@ -5,6 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from stages.contracts import StageConfig, UserError, external_input, no_effect
+from stages.lm.adamw import AdamWConfig
 
 
 class BaseKind(StrEnum):
@@ -15,7 +16,7 @@ class BaseKind(StrEnum):
 
 
 @dataclass(kw_only=True)
-class BaseConfig(StageConfig):
+class BaseConfig(AdamWConfig, StageConfig):
     """The base language model.
 
     `scratch` trains tokenizer and Llama on the `text` asset; the defaults are this project's (the
@@ -42,11 +43,8 @@ class BaseConfig(StageConfig):
     lr: float = 4e-3
     warmup_steps: int = 40
     final_lr_fraction: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
 
     validate_every: int = no_effect(100)
     log_every: int = no_effect(10)
@@ -66,6 +64,7 @@ class BaseConfig(StageConfig):
             )
 
     def _check_ranges(self) -> None:
+        self.check_adamw()
         if not self.lr > 0:
             raise UserError("base.lr must be positive", got=str(self.lr), do="for example 3e-3")
         if min(self.steps, self.batch_size, self.block_length) < 1:

@@ -79,14 +79,7 @@ def _plan(config: BaseConfig, losses_at, validate) -> TrainingPlan:  # type: ign
     return TrainingPlan(
         losses_at=losses_at,
         total_steps=config.steps,
-        optimizer=OptimizerConfig(
-            lr=config.lr,
-            beta1=config.beta1,
-            beta2=config.beta2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-        ),
+        optimizer=OptimizerConfig.of(config, config.lr),
         schedule=ScheduleConfig(warmup_steps=config.warmup_steps, end=config.final_lr_fraction),
         validate=validate,
         validate_every=config.validate_every,

@@ -10,11 +10,12 @@ from stages.contracts import (
     check_share,
     no_effect,
 )
+from stages.lm.adamw import AdamWConfig
 from stages.lm.peft.config import PeftConfig
 
 
 @dataclass(kw_only=True)
-class FineTuningConfig(StageConfig):
+class FineTuningConfig(AdamWConfig, StageConfig):
     """What the two fine-tunings on demonstrations have in common.
 
     lr: peak rate; cosine to `final_lr_fraction` of it, after `warmup_steps`. batch_size: sequences
@@ -29,11 +30,7 @@ class FineTuningConfig(StageConfig):
     microbatch_size: int = 32
     final_lr_fraction: float = 0.1
     warmup_steps: int = 0
-    beta1: float = 0.9
-    beta2: float = 0.95
     eps: float = 1e-8
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
     max_length: int = 2048
     residual_dropout: float = 0.2
     loss_on_prompt: bool = False
@@ -80,11 +77,11 @@ def check_fine_tuning(config: FineTuningConfig) -> None:
         "epochs",
         "batch_size",
         "microbatch_size",
-        "max_grad_norm",
         "max_length",
         "checkpoint_every",
         "log_every",
     )
+    config.check_adamw()
     check_positive(config, *positive)
-    check_share(config, "residual_dropout", "final_lr_fraction", "beta1", "beta2")
+    check_share(config, "residual_dropout", "final_lr_fraction")
     check_divides(config, "microbatch_size", "batch_size")

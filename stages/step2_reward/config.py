@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from reward.labelers import LabelerConfig
 from stages.contracts import StageConfig, UserError, check_positive, check_share, no_effect
+from stages.lm.adamw import AdamWConfig
 from stages.lm.peft.config import PeftKind
 
 
@@ -69,15 +70,14 @@ class ComparisonsConfig(StageConfig):
 
 
 @dataclass(kw_only=True)
-class RewardModelConfig(StageConfig):
+class RewardModelConfig(AdamWConfig, StageConfig):
     """The K-way reward model (§3.5 Eq. 1, App. C.2): one epoch, cosine to a tenth of the rate.
 
     batch_size: prompts an optimizer step, each with all its pairs. denominator: the paper does not
     say what divides a prompt's losses when it has ties. microbatch_tokens: tokens a forward,
     padding included. unit_variance: besides shifting the scores, scale them to standard deviation 1
-    on the validation completions (Ziegler et al. 2019); the paper only shifts. Adam's epsilon,
-    weight decay and clipping are not printed there. peft: lora trains the head and a copy of SFT's
-    adapter. validate_every: in steps; 0 only at the end.
+    on the validation completions (Ziegler et al. 2019); the paper only shifts. peft: lora
+    trains the head and a copy of SFT's adapter. validate_every: in steps; 0 only at the end.
     """
 
     lr: float = 9e-6
@@ -87,11 +87,6 @@ class RewardModelConfig(StageConfig):
     batch_size: int = 64
     denominator: Denominator = Denominator.surviving
     unit_variance: bool = False
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-5
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
     max_length: int = 2048
     microbatch_tokens: int = 16_384
     peft: PeftKind = PeftKind.none
@@ -105,10 +100,10 @@ class RewardModelConfig(StageConfig):
             "lr",
             "epochs",
             "batch_size",
-            "max_grad_norm",
             "max_length",
             "microbatch_tokens",
             "checkpoint_every",
             "log_every",
         )
         check_share(self, "final_lr_fraction")
+        self.check_adamw()

@@ -37,14 +37,7 @@ class RewardTrainer:
         return TrainingPlan(
             losses_at=self.losses_at,
             total_steps=epochs_to_steps(len(self.train), config.batch_size, config.epochs),
-            optimizer=OptimizerConfig(
-                lr=config.lr,
-                beta1=config.beta1,
-                beta2=config.beta2,
-                eps=config.eps,
-                weight_decay=config.weight_decay,
-                max_grad_norm=config.max_grad_norm,
-            ),
+            optimizer=OptimizerConfig.of(config, config.lr),
             schedule=ScheduleConfig(
                 kind=Schedule.cosine,
                 warmup_steps=config.warmup_steps,

@@ -13,10 +13,12 @@ from stages.contracts import (
     StageConfig,
     UserError,
     check_divides,
+    check_not_negative,
     check_positive,
     check_share,
     no_effect,
 )
+from stages.lm.adamw import AdamWConfig
 from stages.lm.engines.config import EngineKind, RolloutConfig, sampling_cautions
 from stages.lm.peft.config import PeftKind, check_adapter_backend
 from stages.lm.precision import Precision, check_precision
@@ -108,7 +110,7 @@ class Select(StrEnum):
 
 
 @dataclass(kw_only=True)
-class PpoConfig(StageConfig):
+class PpoConfig(AdamWConfig, StageConfig):
     """PPO-ptx (section 3.5, Eq. 2; App. C.4). `ptx_coef=0` is the paper's plain PPO."""
 
     # Batch arithmetic: 500 iterations of 512 episodes, the paper's 256k.
@@ -166,11 +168,6 @@ class PpoConfig(StageConfig):
     critic_lr: float = 9e-6
     warmup_iterations: int = 10
     warmup_start: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-5  # N+
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
 
     # Which weights are kept
     ema_decay: float = 0.992
@@ -255,8 +252,6 @@ POSITIVE = (
     "max_document_tokens",
     "policy_lr",
     "critic_lr",
-    "eps",
-    "max_grad_norm",
     "validation_every",
     "validation_prompts",
     "checkpoint_every",
@@ -267,21 +262,15 @@ NOT_NEGATIVE = (
     "ptx_coef",
     "ptx_ratio",
     "warmup_iterations",
-    "weight_decay",
     "sample_rows",
 )
-SHARES = ("gamma", "gae_lambda", "warmup_start", "beta1", "beta2", "ema_decay")
+SHARES = ("gamma", "gae_lambda", "warmup_start", "ema_decay")
 
 
 def _check_signs(config: PpoConfig) -> None:
+    config.check_adamw()
     check_positive(config, *POSITIVE)
-    for name in NOT_NEGATIVE:
-        if not getattr(config, name) >= 0:
-            raise UserError(
-                f"{name} must not be negative",
-                got=str(getattr(config, name)),
-                do=f"set {name} to 0 or more",
-            )
+    check_not_negative(config, *NOT_NEGATIVE)
 
 
 def _check_shares(config: PpoConfig) -> None:

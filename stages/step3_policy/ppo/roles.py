@@ -64,7 +64,7 @@ class PolicyRole:
         make_backend: MakeBackend = SingleProcess,
     ) -> None:
         self.model, self.config, self.pad_token_id = model, config, pad_token_id
-        trained = optimizer_config(config, config.policy_lr)
+        trained = OptimizerConfig.of(config, config.policy_lr)
         self.backend = make_backend(ResponseLogprobs(model), trained)
         self.average = WeightAverage(self.backend.shards(), config.ema_decay)
 
@@ -222,7 +222,7 @@ class CriticRole:
         self, model: Critic, config: PpoConfig, make_backend: MakeBackend = SingleProcess
     ) -> None:
         self.model, self.config = model, config
-        trained = optimizer_config(config, config.critic_lr)
+        trained = OptimizerConfig.of(config, config.critic_lr)
         self.backend = make_backend(ResponseValues(model), trained)
 
     @torch.no_grad()
@@ -279,18 +279,6 @@ class Roles:
         """The roles that learn, by name: what a checkpoint holds."""
         critic = {} if self.critic is None else {"critic": self.critic}
         return {"policy": self.policy, **critic}
-
-
-def optimizer_config(config: PpoConfig, lr: float) -> OptimizerConfig:
-    """Policy and critic differ in their rate alone."""
-    return OptimizerConfig(
-        lr=lr,
-        beta1=config.beta1,
-        beta2=config.beta2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-    )
 
 
 def of_model(weights: dict[str, Tensor]) -> dict[str, Tensor]:
