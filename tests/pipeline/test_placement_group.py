@@ -82,8 +82,13 @@ def test_the_engine_shares_whole_weights_in_its_own_group(
         (["placement.processes=3"], "minibatch_size must be a multiple", "processes=2"),
         (
             ["placement.processes=2", "align.ptx_ratio=0.1"],
-            "ptx_ratio",
-            "= 4",
+            "documents of a step",
+            "ptx_ratio=0.125",
+        ),
+        (
+            ["placement.processes=3", "align.rollout_batch_size=96"],
+            "minibatch_size must be a multiple",
+            "minibatch_size=24",
         ),
         (["placement.processes=2", "placement.backend=none"], "without a backend", "ddp"),
         (["placement.engine.backend=ddp"], "has no effect", "leave it out"),

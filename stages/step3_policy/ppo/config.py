@@ -191,7 +191,13 @@ class PpoConfig(AdamWConfig, StageConfig):
         for role in TRAINED:
             check_adapter_backend(self.peft, role, self.placement.of(role).backend)
         check_precision(self.precision)
-        check_ranks(self.placement, self.roles(), self.minibatch_size, self.num_documents)
+        check_ranks(
+            self.placement,
+            self.roles(),
+            rollout_batch_size=self.rollout_batch_size,
+            minibatch_size=self.minibatch_size,
+            num_documents=self.num_documents,
+        )
 
     def roles(self) -> list[str]:
         """Who takes part, the policy first; vLLM samples in an environment of its own."""

@@ -131,29 +131,44 @@ def zero_stage(deepspeed: Mapping[str, Any]) -> int:
 
 
 def check_ranks(
-    placement: PlacementConfig, roles: Iterable[str], minibatch_size: int, num_documents: int
+    placement: PlacementConfig,
+    roles: Iterable[str],
+    *,
+    rollout_batch_size: int,
+    minibatch_size: int,
+    num_documents: int,
 ) -> None:
     """Refuse a step that does not come out even over the processes that train.
 
     Raises:
-        UserError: with the nearest number of processes that does.
+        UserError: with the nearest numbers that do.
     """
     placement.groups(roles)
     for role in TRAINED:
         ranks = placement.of(role).processes
         assert ranks is not None
-        parts = {"minibatch_size": minibatch_size}
-        if role == "policy" and num_documents:
-            parts["documents an optimizer step (ptx_ratio * minibatch_size)"] = num_documents
-        for name, number in parts.items():
-            if number % ranks:
-                raise UserError(
-                    f"{name} must be a multiple of the processes that train the {role}",
-                    got=f"{number} over {ranks} processes",
-                    do=f"the nearest that fit: placement.{role}.processes="
-                    f"{nearest_divisor(gcd(*parts.values()), ranks)}, or {name} = "
-                    f"{max(1, round(number / ranks)) * ranks}",
-                )
+        if minibatch_size % ranks:
+            raise UserError(
+                f"minibatch_size must be a multiple of the processes that train the {role}",
+                got=f"{minibatch_size} over {ranks} processes",
+                do=f"placement.{role}.processes={nearest_divisor(minibatch_size, ranks)}"
+                + _minibatch_that_fits(rollout_batch_size, ranks, minibatch_size),
+            )
+        if role == "policy" and num_documents % ranks:
+            even = max(1, round(num_documents / ranks)) * ranks
+            fits = nearest_divisor(gcd(num_documents, minibatch_size), ranks)
+            raise UserError(
+                "the documents of a step must be a multiple of the processes that train the policy",
+                got=f"{num_documents} (ptx_ratio * minibatch_size) over {ranks} processes",
+                do=f"ptx_ratio={even / minibatch_size:g}, or placement.policy.processes={fits}",
+            )
+
+
+def _minibatch_that_fits(whole: int, ranks: int, wanted: int) -> str:
+    """A minibatch must divide the rollout batch as well."""
+    if whole % ranks:
+        return f" (rollout_batch_size={whole} has no part that {ranks} processes share evenly)"
+    return f", or minibatch_size={ranks * nearest_divisor(whole // ranks, round(wanted / ranks))}"
 
 
 def _check_role(name: str, own: RolePlacement) -> None:
