@@ -37,7 +37,7 @@ class BaseConfig(AdamWConfig, StageConfig):
     init_std: float = 0.08
     rope_theta: float = 300.0
 
-    steps: int = 2500
+    steps: int = 2000
     batch_size: int = 16  # blocks a step
     block_length: int = 64  # tokens a block: documents end to end, cut into blocks
     lr: float = 4e-3
@@ -74,7 +74,7 @@ class BaseConfig(AdamWConfig, StageConfig):
             raise UserError(
                 "base.steps, base.batch_size and base.block_length must be at least 1",
                 got=got,
-                do="for example 2500, 16 and 64",
+                do="for example 2000, 16 and 64",
             )
         if self.hidden_size % (2 * self.num_heads):
             got = f"hidden_size={self.hidden_size} num_heads={self.num_heads}"
