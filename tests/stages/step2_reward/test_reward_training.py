@@ -1,7 +1,8 @@
 """The reward-model stage learns an order it can see, resumes bit by bit, and sets its zero."""
 
 import json
-from itertools import count
+from dataclasses import replace
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from stages.lm.loading import model_hash
 from stages.lm.tokens import encode_prompt, encode_response
 from stages.records.schemas import Comparison, Demonstration
 from stages.records.tables import read_table, write_table
-from stages.step2_reward.config import Denominator, RewardModelConfig
+from stages.step2_reward.config import Denominator, Loss, RewardModelConfig
 from stages.step2_reward.reward_model import run
 from stages.step2_reward.reward_trainer import RewardTrainer, num_right
 from tests.oracles.ranking import ranking_loss
@@ -61,9 +62,12 @@ def train(world: Path, comparisons: Path, out: Path, context: Context | None = N
     )
 
 
-def test_it_learns_what_labelers_prefer(world: Path, comparisons: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", Loss)
+def test_it_learns_what_labelers_prefer(
+    world: Path, comparisons: Path, tmp_path: Path, loss: Loss
+) -> None:
     """Mutation: a flipped sign in the loss learns the opposite order, accuracy near 0."""
-    report = train(world, comparisons, tmp_path / "out")
+    report = train(world, comparisons, tmp_path / "out", loss=loss)
     assert report.metrics["validation_accuracy_labels"] > 0.9
     assert report.metrics["validation_accuracy_gold"] > 0.9
     assert report.metrics["train_prompts_all_tied"] == 1
@@ -202,9 +206,9 @@ def test_groups_hold_whole_prompts_within_the_budget() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weight": 2.0}, "weight 2.0"),
-        ({"pairs": [(0, 1, 0.5)]}, "explicit pairs"),
         ({"completions": ["", "one"], "finished": [False, True]}, "row 0"),
+        ({"completions": ["one", "one"]}, "row 0: one completion has two ranks"),
+        ({"pairs": [(0, 1, 0.5)]}, "only reward_model.loss=pairwise asks for margins"),
     ],
 )
 def test_what_the_loss_cannot_use_is_refused(
@@ -212,7 +216,35 @@ def test_what_the_loss_cannot_use_is_refused(
 ) -> None:
     write_table(tmp_path / "train.parquet", [comparison(world, 0, **changes)])
     with pytest.raises(UserError, match=message):
-        train(world, tmp_path, tmp_path / "out")
+        train(world, tmp_path, tmp_path / "out", loss=Loss.plackett_luce)
+
+
+def as_pairs(row: Comparison) -> Comparison:
+    """The same order as explicit pairs of neighbours, its ranks saying nothing."""
+    order = sorted(range(len(row.ranks)), key=row.ranks.__getitem__)
+    pairs = [(better, worse, 0.5) for better, worse in pairwise(order)]
+    return replace(row, pairs=pairs, ranks=[1] * len(row.ranks))
+
+
+def test_explicit_pairs_are_learnt_where_ranks_say_nothing(world: Path, tmp_path: Path) -> None:
+    """Accuracy by labels counts these pairs; gold knows the whole order."""
+    rows = [as_pairs(comparison(world, n)) for n in range(55)]
+    write_table(tmp_path / "train.parquet", rows[:40])
+    write_table(tmp_path / "validation.parquet", rows[40:])
+    report = train(world, tmp_path, tmp_path / "out")
+    assert report.metrics["validation_accuracy_labels"] > 0.9
+    assert report.metrics["validation_accuracy_gold"] > 0.9
+
+
+def test_a_comparison_without_weight_is_not_learnt(
+    world: Path, comparisons: Path, tmp_path: Path
+) -> None:
+    """Half of the comparisons say the opposite, with weight 0."""
+    right = [comparison(world, n) for n in range(40)]
+    wrong = [replace(r, ranks=[-rank + 5 for rank in r.ranks], weight=0.0) for r in right]
+    write_table(comparisons / "train.parquet", [*right, *wrong])
+    report = train(world, comparisons, tmp_path / "out", epochs=3.0)
+    assert report.metrics["validation_accuracy_labels"] > 0.9
 
 
 def test_comparisons_of_ties_alone_are_refused(
@@ -223,7 +255,15 @@ def test_comparisons_of_ties_alone_are_refused(
         train(world, comparisons, tmp_path / "out")
 
 
-@pytest.mark.parametrize("wrong", [{"lr": -1e-3}, {"batch_size": 0}, {"final_lr_fraction": 2.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": -1e-3},
+        {"batch_size": 0},
+        {"final_lr_fraction": 2.0},
+        {"denominator": Denominator.all, "loss": Loss.best_of_k},
+    ],
+)
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         RewardModelConfig(**wrong)
