@@ -151,18 +151,21 @@ def beside_labels(
     return scores, labels
 
 
-def group_prompts(prompts: Sequence[RankedPrompt], max_tokens: int) -> list[list[int]]:
-    """Indices of whole prompts, grouped by width, each group at most `max_tokens` once padded.
+def group_prompts(
+    prompts: Sequence[RankedPrompt],
+    max_tokens: int,
+    count: Callable[[Sequence[RankedPrompt]], int],
+) -> list[list[int]]:
+    """Indices of whole prompts, grouped by width, each group at most `max_tokens` by `count`.
 
     A prompt whose responses exceed the budget is a group of its own.
     """
     order = sorted(range(len(prompts)), key=lambda index: (prompts[index].width, index))
     groups: list[list[int]] = []
-    sequences = 0
     for index in order:
-        sequences += len(prompts[index].responses)
-        if not groups or sequences * prompts[index].width > max_tokens:
-            groups.append([])
-            sequences = len(prompts[index].responses)
-        groups[-1].append(index)
+        grown = [*groups[-1], index] if groups else []
+        if grown and count([prompts[row] for row in grown]) <= max_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
     return groups

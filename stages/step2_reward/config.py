@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from reward.config import Encoding
 from reward.labelers import LabelerConfig
 from stages.contracts import StageConfig, UserError, check_positive, check_share, no_effect
 from stages.lm.adamw import AdamWConfig
@@ -83,10 +84,11 @@ class RewardModelConfig(AdamWConfig, StageConfig):
 
     batch_size: prompts an optimizer step, each with all its pairs. loss: the paper's is `pairwise`.
     denominator: of that; the paper does not say what divides a prompt's losses when it has ties.
-    microbatch_tokens: tokens a forward, padding included. unit_variance: besides shifting the
-    scores, scale them to standard deviation 1 on the validation completions (Ziegler et al. 2019);
-    the paper only shifts. peft: lora trains the head and a copy of SFT's adapter. validate_every:
-    in steps; 0 only at the end.
+    microbatch_tokens: tokens a forward, padding included. encoding: of prompts, once for all their
+    responses where a probe of the model finds that exact (`reward/encoding.py`). unit_variance:
+    besides shifting the scores, scale them to standard deviation 1 on the validation completions
+    (Ziegler et al. 2019); the paper only shifts. peft: lora trains the head and a copy of SFT's
+    adapter. validate_every: in steps; 0 only at the end.
     """
 
     lr: float = 9e-6
@@ -99,6 +101,7 @@ class RewardModelConfig(AdamWConfig, StageConfig):
     unit_variance: bool = False
     max_length: int = 2048
     microbatch_tokens: int = 16_384
+    encoding: Encoding = Encoding.auto
     peft: PeftKind = PeftKind.none
     validate_every: int = no_effect(0)
     checkpoint_every: int = no_effect(50)

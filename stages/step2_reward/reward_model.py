@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from reward.agreement import calibration
+from reward.encoding import choose
 from reward.model import (
     RewardModel,
     load_reward_tokenizer,
@@ -64,6 +65,8 @@ def run(
         )
     _check_margins(config, ranked)
     start = _start(config, sft / "model", base)
+    pad_token_id = int(tokenizer.pad_token_id)
+    encoding = choose(config.encoding, start.model, pad_token_id, config.max_length)
     trainer = RewardTrainer(
         model=start.model,
         config=config,
@@ -71,7 +74,8 @@ def run(
         validation=read_ranked_prompts(
             comparisons / "validation.parquet", tokenizer, config.max_length
         ),
-        pad_token_id=int(tokenizer.pad_token_id),
+        pad_token_id=pad_token_id,
+        encoding=encoding,
     )
     train_steps(trainer.model, trainer.plan(), context)
     metrics = {"train_prompts_all_tied": float(len(train) - len(ranked))}
@@ -79,7 +83,11 @@ def run(
     of_base = start.publish(tokenizer, out / "model")
     metrics |= _finish(trainer, out)
     contract = text_contract(tokenizer, config.max_length) | of_base
-    return Report(metrics=metrics, contract=contract | {"reward_bias": trainer.model.reward_bias})
+    own = {
+        "reward_bias": trainer.model.reward_bias,
+        "prompt_encoding": f"{encoding.encoding}: {encoding.why}",
+    }
+    return Report(metrics=metrics, contract=contract | own)
 
 
 def _check_margins(config: RewardModelConfig, prompts: list[RankedPrompt]) -> None:

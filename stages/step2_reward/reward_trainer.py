@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from reward.agreement import accuracy
+from reward.encoding import SEPARATE, Chosen
 from reward.model import RewardModel
 from reward.ranked_prompts import (
     RankedPrompt,
     beside_labels,
     by_prompt,
-    collate_ranked,
     group_prompts,
     ranked_scores,
     score_ranked,
@@ -32,6 +32,7 @@ class RewardTrainer:
     train: Sequence[RankedPrompt]  # each with at least one untied pair
     validation: Sequence[RankedPrompt]
     pad_token_id: int
+    encoding: Chosen = SEPARATE
 
     def plan(self) -> TrainingPlan:
         """The paper's schedule: cosine to a fraction of the peak rate over all steps."""
@@ -57,7 +58,7 @@ class RewardTrainer:
         rows = batch_indices(len(self.train), config.batch_size, config.seed, step)
         batch = [self.train[row] for row in rows]
         num_pairs = sum(prompt.num_pairs for prompt in batch)
-        for group in group_prompts(batch, config.microbatch_tokens):
+        for group in group_prompts(batch, config.microbatch_tokens, self.encoding.tokens):
             ranked = self._score([batch[index] for index in group])
             losses = self._losses(ranked)
             yield (
@@ -93,7 +94,7 @@ class RewardTrainer:
         return figures
 
     def _score(self, prompts: Sequence[RankedPrompt]) -> RankedScores:
-        scores = self.model.raw_scores(collate_ranked(prompts, self.pad_token_id))
+        scores = self.encoding.scores(self.model, prompts, self.pad_token_id)
         return ranked_scores(scores, prompts)
 
     def _losses(self, ranked: RankedScores) -> RankingLosses:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from reward.encoding import SEPARATE
 from reward.model import load_reward_model, load_reward_tokenizer, new_reward_model
 from reward.ranked_prompts import RankedPrompt, group_prompts, read_ranked_prompts
 from reward.ranking import ragged_scores
@@ -194,7 +195,7 @@ def prompt_of(width: int, size: int) -> RankedPrompt:
 def test_groups_hold_whole_prompts_within_the_budget() -> None:
     """Mutation: counting prompts instead of their sequences overruns the budget."""
     prompts = [prompt_of(width, size) for width, size in ((4, 3), (2, 2), (9, 4), (4, 2), (3, 5))]
-    groups = group_prompts(prompts, max_tokens=20)
+    groups = group_prompts(prompts, 20, SEPARATE.tokens)
     assert sorted(index for group in groups for index in group) == [0, 1, 2, 3, 4]
     for group in groups:
         sequences = sum(len(prompts[index].responses) for index in group)
