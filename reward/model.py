@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stages.contracts import UserError
 from stages.lm.attention import attention
 from stages.lm.batching import SequenceBatch
+from stages.lm.branches import Branches, last_hidden_states
 from stages.lm.loading import check_model_folder, load_tokenizer, save_model
 from stages.lm.logprobs import hidden_at_responses, hidden_states
 
@@ -43,6 +44,10 @@ class RewardModel(nn.Module):
         hidden = hidden_states(self.network.base_model, batch.input_ids)
         rows = torch.arange(len(hidden), device=hidden.device)
         return project(self.network.score, hidden[rows, batch.lengths - 1])
+
+    def branch_scores(self, branches: Branches) -> Tensor:
+        """(N,) float32: the same of responses that share prompts, each prompt encoded once."""
+        return project(self.network.score, last_hidden_states(self.network.base_model, branches))
 
     def scores(self, batch: SequenceBatch) -> Tensor:
         """(B,) float32: normalised scores, zero on average over the demonstrations."""

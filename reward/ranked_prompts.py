@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from reward.agreement import qualities
+from reward.ranking import RankedScores, ragged_scores
 from reward.scoring import score_responses
 from stages.contracts import UserError
 from stages.lm.batching import SequenceBatch, collate
@@ -25,7 +27,9 @@ class RankedPrompt:
     prompt: list[int]
     responses: list[list[int]]
     ranks: list[int]  # 1 is best, equal ranks are ties
-    gold: list[float] | None  # a known quality of each response, where there is one
+    gold: list[float] | None = None  # a known quality of each response, where there is one
+    pairs: list[tuple[int, int, float]] | None = None  # (better, worse, margin), instead of ranks
+    weight: float = 1.0  # of its loss
 
     @property
     def width(self) -> int:
@@ -35,6 +39,8 @@ class RankedPrompt:
     @property
     def num_pairs(self) -> int:
         """Pairs that are not tied."""
+        if self.pairs is not None:
+            return len({(better, worse) for better, worse, _ in self.pairs})
         ranks = self.ranks
         return sum(ranks[i] != ranks[j] for i in range(len(ranks)) for j in range(i))
 
@@ -58,13 +64,6 @@ def read_ranked_prompts(
 def _encode(
     row: Comparison, tokenizer: "PreTrainedTokenizerBase", path: Path, number: int
 ) -> RankedPrompt:
-    """Raises UserError for what this reward model would otherwise pass over in silence."""
-    if row.pairs is not None or row.weight != 1.0:
-        raise UserError(
-            f"{path}, row {number}: the reward model learns from ranks alone",
-            got="explicit pairs" if row.pairs is not None else f"weight {row.weight}",
-            do="express the comparison by ranks with weight 1",
-        )
     responses = [
         encode_response(tokenizer, text, finished=finished)
         for text, finished in zip(row.completions, row.finished, strict=True)
@@ -75,8 +74,28 @@ def _encode(
             got=repr(row.completions),
             do="leave that completion out, or mark it as finished",
         )
+    _check_repeated(row, path, number)
     prompt = encode_prompt(tokenizer, row.prompt)
-    return RankedPrompt(prompt=prompt, responses=responses, ranks=row.ranks, gold=row.scores)
+    return RankedPrompt(
+        prompt=prompt,
+        responses=responses,
+        ranks=row.ranks,
+        gold=row.scores,
+        pairs=row.pairs,
+        weight=row.weight,
+    )
+
+
+def _check_repeated(row: Comparison, path: Path, number: int) -> None:
+    """The same text cannot be better than itself."""
+    ranks: dict[tuple[str, bool], int] = {}
+    for text, finished, rank in zip(row.completions, row.finished, row.ranks, strict=True):
+        if row.pairs is None and ranks.setdefault((text, finished), rank) != rank:
+            raise UserError(
+                f"{path}, row {number}: one completion has two ranks",
+                got=f"ranks {ranks[text, finished]} and {rank} of {text!r}",
+                do="tie them, or leave one out",
+            )
 
 
 def collate_ranked(prompts: Sequence[RankedPrompt], pad_token_id: int) -> SequenceBatch:
@@ -106,18 +125,47 @@ def by_prompt(scores: Tensor, prompts: Sequence[RankedPrompt]) -> list[list[floa
     return [[next(flat) for _ in prompt.responses] for prompt in prompts]
 
 
-def group_prompts(prompts: Sequence[RankedPrompt], max_tokens: int) -> list[list[int]]:
-    """Indices of whole prompts, grouped by width, each group at most `max_tokens` once padded.
+def ranked_scores(scores: Tensor, prompts: Sequence[RankedPrompt]) -> RankedScores:
+    """Flat scores (N,) beside what was said of each prompt's responses."""
+    return ragged_scores(
+        scores,
+        [prompt.ranks for prompt in prompts],
+        [prompt.pairs for prompt in prompts],
+        [prompt.weight for prompt in prompts],
+    )
+
+
+def beside_labels(
+    rows: Sequence[Sequence[float]], prompts: Sequence[RankedPrompt]
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Scores by prompt and the labelers' qualities, to compare; explicit pairs are rows of two."""
+    scores: list[list[float]] = []
+    labels: list[list[float]] = []
+    for row, prompt in zip(rows, prompts, strict=True):
+        if prompt.pairs is None:
+            scores.append(list(row))
+            labels += qualities([prompt.ranks])
+        for better, worse, _ in prompt.pairs or []:
+            scores.append([row[better], row[worse]])
+            labels.append([1.0, 0.0])
+    return scores, labels
+
+
+def group_prompts(
+    prompts: Sequence[RankedPrompt],
+    max_tokens: int,
+    count: Callable[[Sequence[RankedPrompt]], int],
+) -> list[list[int]]:
+    """Indices of whole prompts, grouped by width, each group at most `max_tokens` by `count`.
 
     A prompt whose responses exceed the budget is a group of its own.
     """
     order = sorted(range(len(prompts)), key=lambda index: (prompts[index].width, index))
     groups: list[list[int]] = []
-    sequences = 0
     for index in order:
-        sequences += len(prompts[index].responses)
-        if not groups or sequences * prompts[index].width > max_tokens:
-            groups.append([])
-            sequences = len(prompts[index].responses)
-        groups[-1].append(index)
+        grown = [*groups[-1], index] if groups else []
+        if grown and count([prompts[row] for row in grown]) <= max_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
     return groups

@@ -56,7 +56,7 @@ def train_steps(model: nn.Module, plan: TrainingPlan, context: Context) -> None:
     done = _resume(model, optimizer, checkpoints, context)
     context.journal.start(plan.total_steps)
     for step in range(done, plan.total_steps):
-        figures = _train_step(model, optimizer, plan, step)
+        figures = train_step(model, optimizer, plan, step)
         _tell(model, plan, context, step + 1, figures)
         stop = context.should_stop()
         if stop or ((step + 1) % plan.checkpoint_every == 0 and step + 1 < plan.total_steps):
@@ -65,9 +65,10 @@ def train_steps(model: nn.Module, plan: TrainingPlan, context: Context) -> None:
             raise InterruptedRunError(f"stopped after step {step + 1} of {plan.total_steps}")
 
 
-def _train_step(
+def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int
 ) -> dict[str, float]:
+    """One optimizer step; its figures. NonFiniteError leaves the weights as they were."""
     started = time.perf_counter()
     totals: dict[str, float] = {"loss/train": 0.0}
     for loss, figures in plan.losses_at(step):

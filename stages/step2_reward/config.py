@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from reward.config import Encoding
 from reward.labelers import LabelerConfig
 from stages.contracts import StageConfig, UserError, check_positive, check_share, no_effect
 from stages.lm.adamw import AdamWConfig
@@ -14,6 +15,14 @@ class Denominator(StrEnum):
 
     surviving = "surviving"
     all = "all"
+
+
+class Loss(StrEnum):
+    """What a ranking asks of the scores (`reward/ranking.py`)."""
+
+    pairwise = "pairwise"
+    plackett_luce = "plackett_luce"
+    best_of_k = "best_of_k"
 
 
 @dataclass(kw_only=True)
@@ -73,11 +82,13 @@ class ComparisonsConfig(StageConfig):
 class RewardModelConfig(AdamWConfig, StageConfig):
     """The K-way reward model (§3.5 Eq. 1, App. C.2): one epoch, cosine to a tenth of the rate.
 
-    batch_size: prompts an optimizer step, each with all its pairs. denominator: the paper does not
-    say what divides a prompt's losses when it has ties. microbatch_tokens: tokens a forward,
-    padding included. unit_variance: besides shifting the scores, scale them to standard deviation 1
-    on the validation completions (Ziegler et al. 2019); the paper only shifts. peft: lora
-    trains the head and a copy of SFT's adapter. validate_every: in steps; 0 only at the end.
+    batch_size: prompts an optimizer step, each with all its pairs. loss: the paper's is `pairwise`.
+    denominator: of that; the paper does not say what divides a prompt's losses when it has ties.
+    microbatch_tokens: tokens a forward, padding included. encoding: of prompts, once for all their
+    responses where a probe of the model finds that exact (`reward/encoding.py`). unit_variance:
+    besides shifting the scores, scale them to standard deviation 1 on the validation completions
+    (Ziegler et al. 2019); the paper only shifts. peft: lora trains the head and a copy of SFT's
+    adapter. validate_every: in steps; 0 only at the end.
     """
 
     lr: float = 9e-6
@@ -85,10 +96,12 @@ class RewardModelConfig(AdamWConfig, StageConfig):
     warmup_steps: int = 0
     epochs: float = 1.0
     batch_size: int = 64
+    loss: Loss = Loss.pairwise
     denominator: Denominator = Denominator.surviving
     unit_variance: bool = False
     max_length: int = 2048
     microbatch_tokens: int = 16_384
+    encoding: Encoding = Encoding.auto
     peft: PeftKind = PeftKind.none
     validate_every: int = no_effect(0)
     checkpoint_every: int = no_effect(50)
@@ -107,3 +120,9 @@ class RewardModelConfig(AdamWConfig, StageConfig):
         )
         check_share(self, "final_lr_fraction")
         self.check_adamw()
+        if self.loss is not Loss.pairwise and self.denominator is Denominator.all:
+            raise UserError(
+                "denominator has no effect: it divides the pairs of loss=pairwise",
+                got=f"loss={self.loss}, denominator={self.denominator}",
+                do="leave it out",
+            )

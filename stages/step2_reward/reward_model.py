@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from reward.agreement import calibration, qualities
+from reward.agreement import calibration
+from reward.encoding import choose
 from reward.model import (
     RewardModel,
     load_reward_tokenizer,
@@ -19,7 +20,7 @@ from reward.model import (
     save_reward_model,
 )
 from reward.normalization import normalise
-from reward.ranked_prompts import by_prompt, read_ranked_prompts
+from reward.ranked_prompts import RankedPrompt, beside_labels, by_prompt, read_ranked_prompts
 from reward.scoring import score_responses
 from stages.contracts import Context, Report, UserError
 from stages.lm.loading import text_contract
@@ -29,7 +30,7 @@ from stages.lm.tokens import encode_prompt, encode_response
 from stages.lm.training import train_steps
 from stages.records.schemas import Demonstration
 from stages.records.tables import read_table
-from stages.step2_reward.config import RewardModelConfig
+from stages.step2_reward.config import Loss, RewardModelConfig
 from stages.step2_reward.reward_trainer import RewardTrainer
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def run(
             got=f"{len(train)} prompts whose completions all tie",
             do="lower labeler.tie_margin, or raise completions.k_max",
         )
+    _check_margins(config, ranked)
     start = _start(config, sft / "model", base)
+    pad_token_id = int(tokenizer.pad_token_id)
+    encoding = choose(config.encoding, start.model, pad_token_id, config.max_length)
     trainer = RewardTrainer(
         model=start.model,
         config=config,
@@ -70,7 +74,8 @@ def run(
         validation=read_ranked_prompts(
             comparisons / "validation.parquet", tokenizer, config.max_length
         ),
-        pad_token_id=int(tokenizer.pad_token_id),
+        pad_token_id=pad_token_id,
+        encoding=encoding,
     )
     train_steps(trainer.model, trainer.plan(), context)
     metrics = {"train_prompts_all_tied": float(len(train) - len(ranked))}
@@ -78,7 +83,21 @@ def run(
     of_base = start.publish(tokenizer, out / "model")
     metrics |= _finish(trainer, out)
     contract = text_contract(tokenizer, config.max_length) | of_base
-    return Report(metrics=metrics, contract=contract | {"reward_bias": trainer.model.reward_bias})
+    own = {
+        "reward_bias": trainer.model.reward_bias,
+        "prompt_encoding": f"{encoding.encoding}: {encoding.why}",
+    }
+    return Report(metrics=metrics, contract=contract | own)
+
+
+def _check_margins(config: RewardModelConfig, prompts: list[RankedPrompt]) -> None:
+    margins = [margin for prompt in prompts for _, _, margin in prompt.pairs or [] if margin]
+    if margins and config.loss is not Loss.pairwise:
+        raise UserError(
+            "only reward_model.loss=pairwise asks for margins",
+            got=f"loss={config.loss}, and {len(margins)} pairs with a margin",
+            do="set reward_model.loss=pairwise, or give pairs with margin 0",
+        )
 
 
 @dataclass(kw_only=True)
@@ -120,8 +139,8 @@ def _finish(trainer: RewardTrainer, out: Path) -> dict[str, float]:
     """The final figures of the normalised model; its calibration is written."""
     model = trainer.model
     scores = trainer.validation_scores() - model.reward_bias
-    labels = qualities([prompt.ranks for prompt in trainer.validation])
-    measured = calibration(by_prompt(scores, trainer.validation), labels, CALIBRATION_BINS)
+    rows = by_prompt(scores, trainer.validation)
+    measured = calibration(*beside_labels(rows, trainer.validation), CALIBRATION_BINS)
     (out / "calibration.json").write_text(json.dumps(measured.bins, indent=2) + "\n")
     return {
         **trainer.evaluate(scores),

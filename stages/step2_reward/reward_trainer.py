@@ -6,19 +6,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reward.agreement import accuracy, qualities
+from reward.agreement import accuracy
+from reward.encoding import SEPARATE, Chosen
 from reward.model import RewardModel
 from reward.ranked_prompts import (
     RankedPrompt,
+    beside_labels,
     by_prompt,
-    collate_ranked,
     group_prompts,
+    ranked_scores,
     score_ranked,
 )
-from reward.ranking import RankedScores, RankingLosses, ragged_scores, ranking_losses
+from reward.ranking import LOSSES, RankedScores, RankingLosses, pairwise_losses
 from stages.lm.optimisation import OptimizerConfig, Schedule, ScheduleConfig
 from stages.lm.training import Figures, TrainingPlan, batch_indices, epochs_to_steps
-from stages.step2_reward.config import Denominator, RewardModelConfig
+from stages.step2_reward.config import Denominator, Loss, RewardModelConfig
 
 
 @dataclass(kw_only=True)
@@ -30,6 +32,7 @@ class RewardTrainer:
     train: Sequence[RankedPrompt]  # each with at least one untied pair
     validation: Sequence[RankedPrompt]
     pad_token_id: int
+    encoding: Chosen = SEPARATE
 
     def plan(self) -> TrainingPlan:
         """The paper's schedule: cosine to a fraction of the peak rate over all steps."""
@@ -55,7 +58,7 @@ class RewardTrainer:
         rows = batch_indices(len(self.train), config.batch_size, config.seed, step)
         batch = [self.train[row] for row in rows]
         num_pairs = sum(prompt.num_pairs for prompt in batch)
-        for group in group_prompts(batch, config.microbatch_tokens):
+        for group in group_prompts(batch, config.microbatch_tokens, self.encoding.tokens):
             ranked = self._score([batch[index] for index in group])
             losses = self._losses(ranked)
             yield (
@@ -79,12 +82,11 @@ class RewardTrainer:
         return score_ranked(self.model.raw_scores, self.validation, self.pad_token_id)
 
     def evaluate(self, scores: Tensor) -> dict[str, float]:
-        """Loss of Eq. 1 and accuracy by labels and by gold, from scores (N,) of the validation."""
-        ranks = [prompt.ranks for prompt in self.validation]
+        """Loss and accuracy by labels and by gold, from scores (N,) of the validation."""
         rows = by_prompt(scores, self.validation)
         figures = {
-            "validation_loss": float(self._losses(ragged_scores(scores, ranks)).mean),
-            "validation_accuracy_labels": accuracy(rows, qualities(ranks)).value,
+            "validation_loss": float(self._losses(ranked_scores(scores, self.validation)).mean),
+            "validation_accuracy_labels": accuracy(*beside_labels(rows, self.validation)).value,
         }
         gold = [prompt.gold for prompt in self.validation if prompt.gold is not None]
         if len(gold) == len(rows):
@@ -92,14 +94,16 @@ class RewardTrainer:
         return figures
 
     def _score(self, prompts: Sequence[RankedPrompt]) -> RankedScores:
-        scores = self.model.raw_scores(collate_ranked(prompts, self.pad_token_id))
-        return ragged_scores(scores, [prompt.ranks for prompt in prompts])
+        scores = self.encoding.scores(self.model, prompts, self.pad_token_id)
+        return ranked_scores(scores, prompts)
 
     def _losses(self, ranked: RankedScores) -> RankingLosses:
-        return ranking_losses(ranked, count_ties=self.config.denominator is Denominator.all)
+        if self.config.loss is Loss.pairwise:
+            return pairwise_losses(ranked, count_ties=self.config.denominator is Denominator.all)
+        return LOSSES[self.config.loss](ranked)
 
 
 def num_right(ranked: RankedScores) -> float:
     """Untied pairs whose better completion scores higher; equal scores count half."""
-    outcomes = 0.5 + 0.5 * torch.sign(ranked.margins.detach())
+    outcomes = 0.5 + 0.5 * torch.sign(ranked.differences.detach())
     return float((outcomes * ranked.preferences).sum())

@@ -1,4 +1,4 @@
-"""Eq. 1 of InstructGPT in plain Python: one pair after another, loss and gradient."""
+"""The losses of a ranking in plain Python: one pair, one choice after another."""
 
 import math
 
@@ -28,4 +28,35 @@ def ranking_loss(
 def mean_over_prompts(batch: list[tuple[list[float], list[int]]]) -> float:
     """Mean over the prompts that have a pair which is not tied."""
     losses = [ranking_loss(scores, ranks)[0] for scores, ranks in batch if len(set(ranks)) > 1]
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+def pairs_loss(scores: list[float], pairs: list[tuple[int, int, float]]) -> float:
+    """Mean of -log sigmoid(difference - margin) over explicit pairs."""
+    losses = [
+        math.log(1 + math.exp(-(scores[better] - scores[worse] - margin)))
+        for better, worse, margin in pairs
+    ]
+    return sum(losses) / len(losses)
+
+
+def choice_losses(scores: list[float], ranks: list[int]) -> list[tuple[int, float]]:
+    """(rank, -log of the share) of each completion that is better than some."""
+    losses = []
+    for score, rank in zip(scores, ranks, strict=True):
+        worse = [math.exp(s) for s, other in zip(scores, ranks, strict=True) if other > rank]
+        if worse:
+            losses.append((rank, -math.log(math.exp(score) / (math.exp(score) + sum(worse)))))
+    return losses
+
+
+def plackett_luce_loss(scores: list[float], ranks: list[int]) -> float:
+    """The mean over all choices; 0 without one."""
+    losses = [loss for _, loss in choice_losses(scores, ranks)]
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+def best_of_k_loss(scores: list[float], ranks: list[int]) -> float:
+    """The mean over the choices of the first rank; 0 without one."""
+    losses = [loss for rank, loss in choice_losses(scores, ranks) if rank == min(ranks)]
     return sum(losses) / len(losses) if losses else 0.0

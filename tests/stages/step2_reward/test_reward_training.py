@@ -1,12 +1,14 @@
 """The reward-model stage learns an order it can see, resumes bit by bit, and sets its zero."""
 
 import json
-from itertools import count
+from dataclasses import replace
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
+from reward.encoding import SEPARATE
 from reward.model import load_reward_model, load_reward_tokenizer, new_reward_model
 from reward.ranked_prompts import RankedPrompt, group_prompts, read_ranked_prompts
 from reward.ranking import ragged_scores
@@ -16,7 +18,7 @@ from stages.lm.loading import model_hash
 from stages.lm.tokens import encode_prompt, encode_response
 from stages.records.schemas import Comparison, Demonstration
 from stages.records.tables import read_table, write_table
-from stages.step2_reward.config import Denominator, RewardModelConfig
+from stages.step2_reward.config import Denominator, Loss, RewardModelConfig
 from stages.step2_reward.reward_model import run
 from stages.step2_reward.reward_trainer import RewardTrainer, num_right
 from tests.oracles.ranking import ranking_loss
@@ -61,9 +63,12 @@ def train(world: Path, comparisons: Path, out: Path, context: Context | None = N
     )
 
 
-def test_it_learns_what_labelers_prefer(world: Path, comparisons: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", Loss)
+def test_it_learns_what_labelers_prefer(
+    world: Path, comparisons: Path, tmp_path: Path, loss: Loss
+) -> None:
     """Mutation: a flipped sign in the loss learns the opposite order, accuracy near 0."""
-    report = train(world, comparisons, tmp_path / "out")
+    report = train(world, comparisons, tmp_path / "out", loss=loss)
     assert report.metrics["validation_accuracy_labels"] > 0.9
     assert report.metrics["validation_accuracy_gold"] > 0.9
     assert report.metrics["train_prompts_all_tied"] == 1
@@ -190,7 +195,7 @@ def prompt_of(width: int, size: int) -> RankedPrompt:
 def test_groups_hold_whole_prompts_within_the_budget() -> None:
     """Mutation: counting prompts instead of their sequences overruns the budget."""
     prompts = [prompt_of(width, size) for width, size in ((4, 3), (2, 2), (9, 4), (4, 2), (3, 5))]
-    groups = group_prompts(prompts, max_tokens=20)
+    groups = group_prompts(prompts, 20, SEPARATE.tokens)
     assert sorted(index for group in groups for index in group) == [0, 1, 2, 3, 4]
     for group in groups:
         sequences = sum(len(prompts[index].responses) for index in group)
@@ -202,9 +207,9 @@ def test_groups_hold_whole_prompts_within_the_budget() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weight": 2.0}, "weight 2.0"),
-        ({"pairs": [(0, 1, 0.5)]}, "explicit pairs"),
         ({"completions": ["", "one"], "finished": [False, True]}, "row 0"),
+        ({"completions": ["one", "one"]}, "row 0: one completion has two ranks"),
+        ({"pairs": [(0, 1, 0.5)]}, "only reward_model.loss=pairwise asks for margins"),
     ],
 )
 def test_what_the_loss_cannot_use_is_refused(
@@ -212,7 +217,35 @@ def test_what_the_loss_cannot_use_is_refused(
 ) -> None:
     write_table(tmp_path / "train.parquet", [comparison(world, 0, **changes)])
     with pytest.raises(UserError, match=message):
-        train(world, tmp_path, tmp_path / "out")
+        train(world, tmp_path, tmp_path / "out", loss=Loss.plackett_luce)
+
+
+def as_pairs(row: Comparison) -> Comparison:
+    """The same order as explicit pairs of neighbours, its ranks saying nothing."""
+    order = sorted(range(len(row.ranks)), key=row.ranks.__getitem__)
+    pairs = [(better, worse, 0.5) for better, worse in pairwise(order)]
+    return replace(row, pairs=pairs, ranks=[1] * len(row.ranks))
+
+
+def test_explicit_pairs_are_learnt_where_ranks_say_nothing(world: Path, tmp_path: Path) -> None:
+    """Accuracy by labels counts these pairs; gold knows the whole order."""
+    rows = [as_pairs(comparison(world, n)) for n in range(55)]
+    write_table(tmp_path / "train.parquet", rows[:40])
+    write_table(tmp_path / "validation.parquet", rows[40:])
+    report = train(world, tmp_path, tmp_path / "out")
+    assert report.metrics["validation_accuracy_labels"] > 0.9
+    assert report.metrics["validation_accuracy_gold"] > 0.9
+
+
+def test_a_comparison_without_weight_is_not_learnt(
+    world: Path, comparisons: Path, tmp_path: Path
+) -> None:
+    """Half of the comparisons say the opposite, with weight 0."""
+    right = [comparison(world, n) for n in range(40)]
+    wrong = [replace(r, ranks=[-rank + 5 for rank in r.ranks], weight=0.0) for r in right]
+    write_table(comparisons / "train.parquet", [*right, *wrong])
+    report = train(world, comparisons, tmp_path / "out", epochs=3.0)
+    assert report.metrics["validation_accuracy_labels"] > 0.9
 
 
 def test_comparisons_of_ties_alone_are_refused(
@@ -223,7 +256,15 @@ def test_comparisons_of_ties_alone_are_refused(
         train(world, comparisons, tmp_path / "out")
 
 
-@pytest.mark.parametrize("wrong", [{"lr": -1e-3}, {"batch_size": 0}, {"final_lr_fraction": 2.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr": -1e-3},
+        {"batch_size": 0},
+        {"final_lr_fraction": 2.0},
+        {"denominator": Denominator.all, "loss": Loss.best_of_k},
+    ],
+)
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         RewardModelConfig(**wrong)
