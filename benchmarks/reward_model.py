@@ -11,6 +11,7 @@ the same tokens a micro-batch; beside it TRL with its default micro-batch and ch
 import argparse
 import json
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -170,6 +171,7 @@ def ours(way: str, workload: Workload, pipe: Connection) -> None:
 def trl(way: str, workload: Workload, pipe: Connection) -> None:
     """Steps of TRL's trainer, which waits for a request after each."""
     del way
+    os.dup2(2, 1)  # libraries print as they are loaded
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
