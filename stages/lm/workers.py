@@ -173,13 +173,20 @@ def stored_once(arguments: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 def _note_memory(path: Path) -> None:
-    """Keep the process's memory in a file that survives it."""
+    """Keep the process's memory in a file that survives it.
+
+    The file stays open: opened anew each time, it would come back into a folder being removed.
+    """
     process = psutil.Process()
-    while True:
-        used, free = process.memory_info().rss, psutil.virtual_memory().available
-        told = f"{used / GIB:.2f} GiB used, {free / GIB:.2f} GiB free on the node"
-        path.write_text(f"{told}, at {time.strftime('%H:%M:%S')}")
-        time.sleep(MEMORY_EVERY_S)
+    with path.open("w") as file:
+        while True:
+            used, free = process.memory_info().rss, psutil.virtual_memory().available
+            told = f"{used / GIB:.2f} GiB used, {free / GIB:.2f} GiB free on the node"
+            file.seek(0)
+            file.write(f"{told}, at {time.strftime('%H:%M:%S')}")
+            file.truncate()
+            file.flush()
+            time.sleep(MEMORY_EVERY_S)
 
 
 def memory_file(log: Path) -> Path:

@@ -79,7 +79,7 @@ def test_the_engine_shares_whole_weights_in_its_own_group(
 @pytest.mark.parametrize(
     ("overrides", "what", "do"),
     [
-        (["placement.processes=3"], "minibatch_size must be a multiple", "processes=2"),
+        (["placement.processes=3"], "minibatch_size must be a multiple", " placement.processes=2"),
         (
             ["placement.processes=2", "align.ptx_ratio=0.1"],
             "documents of a step",

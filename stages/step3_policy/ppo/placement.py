@@ -65,6 +65,11 @@ class PlacementConfig:
             backend=own.backend or (self._backend(processes) if role in TRAINED else None),
         )
 
+    def key(self, role: str) -> str:
+        """Where the number of its processes was said."""
+        own: RolePlacement = getattr(self, role)
+        return f"placement.{'' if own.processes is None else f'{role}.'}processes"
+
     def _backend(self, processes: int) -> BackendKind:
         if self.backend is not None:
             return self.backend
@@ -151,7 +156,7 @@ def check_ranks(
             raise UserError(
                 f"minibatch_size must be a multiple of the processes that train the {role}",
                 got=f"{minibatch_size} over {ranks} processes",
-                do=f"placement.{role}.processes={nearest_divisor(minibatch_size, ranks)}"
+                do=f"{placement.key(role)}={nearest_divisor(minibatch_size, ranks)}"
                 + _minibatch_that_fits(rollout_batch_size, ranks, minibatch_size),
             )
         if role == "policy" and num_documents % ranks:
@@ -160,7 +165,7 @@ def check_ranks(
             raise UserError(
                 "the documents of a step must be a multiple of the processes that train the policy",
                 got=f"{num_documents} (ptx_ratio * minibatch_size) over {ranks} processes",
-                do=f"ptx_ratio={even / minibatch_size:g}, or placement.policy.processes={fits}",
+                do=f"ptx_ratio={even / minibatch_size:g}, or {placement.key(role)}={fits}",
             )
 
 
