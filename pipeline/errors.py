@@ -36,9 +36,14 @@ def raise_faults(faults: Sequence[UserError]) -> None:
 def nearest(name: str, valid: Iterable[str]) -> str:
     """What the user may have meant: the nearest valid name, or all of them where none is near."""
     names = sorted(set(valid))
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
-        return f"did you mean {close[0]}?"
+    if close := closest(name, names):
+        return f"did you mean {close}?"
     return f"one of {', '.join(names)}" if names else "leave it out"
+
+
+def closest(name: str, valid: Iterable[str]) -> str | None:
+    """The nearest valid name, if one is near."""
+    return next(iter(difflib.get_close_matches(name, sorted(set(valid)), n=1, cutoff=0.6)), None)
 
 
 def exit_code(run: Callable[[], int]) -> int:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline.errors import nearest
+from pipeline.errors import closest
 from pipeline.progress import console
 from pipeline.runs import find_run, read_config
 from pipeline.summary import RunRecord, read_run
@@ -190,7 +190,10 @@ def readable(text: str, speaker: "Speaker") -> str:
     if not unknown:
         return spaced
     known = speaker.known_words()
-    hints = [f"{word} ({hint})" for word in unknown if "?" in (hint := nearest(word, known))]
+    hints = [
+        f"{word} (did you mean {close}?)" if (close := closest(word, known)) else word
+        for word in unknown
+    ]
     words = textwrap.fill(" ".join(known), width=100, initial_indent="  ", subsequent_indent="  ")
     raise UserError(
         f"the model does not know: {', '.join(unknown)}",

@@ -81,6 +81,9 @@ def test_unknown_words_are_named_with_the_nearest_and_all_known(tiny_model_folde
     assert "boxx" in caught.value.what
     assert caught.value.got == "boxx (did you mean box?)"
     assert "count" in caught.value.do
+    with pytest.raises(UserError) as caught:  # "?" is a known word, too
+        readable("write about 7 ?", speaker)
+    assert caught.value.got == "7"
     assert readable("Write, about THE box?", speaker) == "write , about the box ?"
     assert readable("write about the box ?", speaker) == "write about the box ?"
 
