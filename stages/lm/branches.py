@@ -27,11 +27,6 @@ class Branches:
     response_lengths: Tensor  # (N,) int64
     owners: Tensor  # (N,) int64: the prompt that a response continues
 
-    @property
-    def tokens(self) -> int:
-        """What a forward computes, padding included."""
-        return self.prompt_ids.numel() + self.response_ids.numel()
-
 
 def collate_branches(
     prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]], pad_token_id: int
