@@ -47,8 +47,8 @@ class RankedPrompt:
 
 def read_ranked_prompts(
     path: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> list[RankedPrompt]:
-    """The comparisons of a table; those with a sequence above `max_length` are left out."""
+) -> tuple[list[RankedPrompt], int]:
+    """The comparisons of a table, and how many were left out: a sequence is above `max_length`."""
     comparisons = read_table(path, Comparison)
     prompts = [_encode(row, tokenizer, path, number) for number, row in enumerate(comparisons)]
     fitting = [prompt for prompt in prompts if prompt.width <= max_length]
@@ -58,7 +58,7 @@ def read_ranked_prompts(
             got=f"{max_length} tokens; the shortest needs {min(p.width for p in prompts)}",
             do="raise reward_model.max_length",
         )
-    return fitting
+    return fitting, len(prompts) - len(fitting)
 
 
 def _encode(

@@ -55,7 +55,9 @@ def run(
     checkpoint when asked to stop, UserError for unusable data.
     """
     tokenizer = load_reward_tokenizer(sft / "model")
-    train = read_ranked_prompts(comparisons / "train.parquet", tokenizer, config.max_length)
+    train, too_long = read_ranked_prompts(
+        comparisons / "train.parquet", tokenizer, config.max_length
+    )
     ranked = [prompt for prompt in train if prompt.num_pairs]
     if not ranked:
         raise UserError(
@@ -64,6 +66,9 @@ def run(
             do="lower labeler.tie_margin, or raise completions.k_max",
         )
     _check_margins(config, ranked)
+    validation, validation_too_long = read_ranked_prompts(
+        comparisons / "validation.parquet", tokenizer, config.max_length
+    )
     start = _start(config, sft / "model", base)
     pad_token_id = int(tokenizer.pad_token_id)
     encoding = choose(config.encoding, start.model, pad_token_id, config.max_length)
@@ -71,14 +76,16 @@ def run(
         model=start.model,
         config=config,
         train=ranked,
-        validation=read_ranked_prompts(
-            comparisons / "validation.parquet", tokenizer, config.max_length
-        ),
+        validation=validation,
         pad_token_id=pad_token_id,
         encoding=encoding,
     )
     train_steps(trainer.model, trainer.plan(), context)
-    metrics = {"train_prompts_all_tied": float(len(train) - len(ranked))}
+    metrics = {
+        "train_prompts_all_tied": float(len(train) - len(ranked)),
+        "train_prompts_too_long": float(too_long),
+        "validation_prompts_too_long": float(validation_too_long),
+    }
     _normalise(trainer, tokenizer, demonstrations / "train.parquet")
     of_base = start.publish(tokenizer, out / "model")
     metrics |= _finish(trainer, out)

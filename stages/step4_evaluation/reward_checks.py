@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from reward.agreement import Calibration, accuracy, calibration, qualities
-from reward.ranked_prompts import by_prompt, read_ranked_prompts, score_ranked
+from reward.agreement import Calibration, accuracy, calibration
+from reward.ranked_prompts import beside_labels, by_prompt, read_ranked_prompts, score_ranked
 from stages.lm.rollout import Sampling
 from stages.step4_evaluation.answers import Exam
 from stages.step4_evaluation.config import EvaluationConfig
@@ -23,10 +23,9 @@ class LabelCheck:
 
 def check_labels(exam: Exam, comparisons: Path, config: EvaluationConfig) -> LabelCheck:
     """Accuracy against labels; beside it the label ceiling, the accuracy gold itself would have."""
-    prompts = read_ranked_prompts(comparisons, exam.tokenizer, config.max_length)
+    prompts, _ = read_ranked_prompts(comparisons, exam.tokenizer, config.max_length)
     flat = score_ranked(exam.reward_model.scores, prompts, exam.pad_token_id)
-    scores = by_prompt(flat, prompts)
-    labels = qualities([prompt.ranks for prompt in prompts])
+    scores, labels = beside_labels(by_prompt(flat, prompts), prompts)
     measured = calibration(scores, labels, config.calibration_bins)
     figures = {
         "accuracy_labels": accuracy(scores, labels).value,
@@ -34,7 +33,7 @@ def check_labels(exam: Exam, comparisons: Path, config: EvaluationConfig) -> Lab
     }
     gold = [prompt.gold for prompt in prompts if prompt.gold is not None]
     if len(gold) == len(prompts):
-        figures["label_ceiling"] = accuracy(gold, labels).value
+        figures["label_ceiling"] = accuracy(*beside_labels(gold, prompts)).value
     return LabelCheck(figures=figures, calibration=measured)
 
 

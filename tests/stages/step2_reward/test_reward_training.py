@@ -72,6 +72,7 @@ def test_it_learns_what_labelers_prefer(
     assert report.metrics["validation_accuracy_labels"] > 0.9
     assert report.metrics["validation_accuracy_gold"] > 0.9
     assert report.metrics["train_prompts_all_tied"] == 1
+    assert report.metrics["train_prompts_too_long"] == 0
     bins = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert set(bins[0]) == {"low", "high", "predicted", "observed", "count"}
 
@@ -123,7 +124,7 @@ def test_a_stopped_training_continues_bit_by_bit(
 
 def trainer(world: Path, comparisons: Path, **changes) -> RewardTrainer:
     tokenizer = load_reward_tokenizer(world / "sft" / "model")
-    prompts = read_ranked_prompts(comparisons / "train.parquet", tokenizer, 64)
+    prompts, _ = read_ranked_prompts(comparisons / "train.parquet", tokenizer, 64)
     return RewardTrainer(
         model=new_reward_model(world / "sft" / "model", seed=0),
         config=RewardModelConfig(**{**FAST, **changes}),
@@ -235,6 +236,17 @@ def test_explicit_pairs_are_learnt_where_ranks_say_nothing(world: Path, tmp_path
     report = train(world, tmp_path, tmp_path / "out")
     assert report.metrics["validation_accuracy_labels"] > 0.9
     assert report.metrics["validation_accuracy_gold"] > 0.9
+
+
+def test_what_is_too_long_is_left_out_and_counted(
+    world: Path, comparisons: Path, tmp_path: Path
+) -> None:
+    long = comparison(world, 0, completions=["one", "one " * 80])
+    rows = read_table(comparisons / "train.parquet", Comparison)
+    write_table(comparisons / "train.parquet", [*rows, long, long])
+    report = train(world, comparisons, tmp_path / "out", epochs=1.0)
+    assert report.metrics["train_prompts_too_long"] == 2
+    assert report.metrics["validation_prompts_too_long"] == 0
 
 
 def test_a_comparison_without_weight_is_not_learnt(
