@@ -65,7 +65,8 @@ class Comparison:
     """A labeler's ranking of K completions: 1 is best, equal ranks are ties.
 
     scores[K]: a known quality, where there is one (gold). pairs: (better, worse, margin) triples
-    that replace what the ranks imply. weight: of this comparison in the loss.
+    that replace what the ranks imply. weight: of this comparison in the loss. subset: the part of a
+    benchmark that it belongs to.
     """
 
     prompt: list[Message]
@@ -79,6 +80,7 @@ class Comparison:
     user: str | None = None
     labeler: str | None = None
     labeler_group: str | None = None
+    subset: str | None = None
 
     def __post_init__(self) -> None:
         check_prompt(self.prompt)
