@@ -1,0 +1,73 @@
+"""The formats by name, each `module:Class`; nothing is imported before it is asked for."""
+
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
+
+from stages.contracts import UserError
+from stages.records.adapter import Adapter
+from stages.records.schemas import Record
+from stages.records.sources import SourceConfig
+
+HOME = "stages.records.adapters"
+ADAPTERS = {
+    "generic": f"{HOME}.generic:Generic",
+}
+
+
+def adapter_class(name: str) -> type[Adapter]:
+    """The class behind a name of ADAPTERS, or behind the import path `module:Class`.
+
+    Raises:
+        UserError: neither.
+    """
+    module, colon, attribute = ADAPTERS.get(name, name).partition(":")
+    hint = f"one of {', '.join(ADAPTERS)}, or module:Class of your own"
+    if not colon:
+        raise UserError("there is no such adapter", got=name, do=hint)
+    try:
+        found = vars(import_module(module)).get(attribute)
+    except ImportError as error:
+        raise UserError(f"the adapter {name} cannot be imported", got=str(error), do=hint) from None
+    if not (isinstance(found, type) and issubclass(found, Adapter)):
+        raise UserError(
+            f"the adapter {name} is not a class of stages.records.adapter.Adapter",
+            got=repr(found),
+            do=hint,
+        )
+    return found
+
+
+def make_adapter(source: SourceConfig, kind: type[Record]) -> Adapter:
+    """The source's format with its options, able to make records of this kind.
+
+    Raises:
+        UserError: an unknown format or option, or a format without that table.
+    """
+    found = adapter_class(source.adapter)
+    if not found.makes(kind):
+        makers = [name for name in ADAPTERS if adapter_class(name).makes(kind)]
+        raise UserError(
+            f"the format {source.adapter} makes no {kind.__name__.lower()}",
+            got=source.adapter,
+            do=f"adapter: one of {', '.join(makers)}",
+        )
+    return found(**_options(found, source))
+
+
+def _options(found: type[Adapter], source: SourceConfig) -> dict[str, Any]:
+    known = {spec.name: spec for spec in fields(found)}  # type: ignore[arg-type]
+    unknown = sorted(source.options.keys() - known.keys() - {"columns"})
+    if unknown:
+        raise UserError(
+            f"the format {source.adapter} has no option {unknown[0]}",
+            got=f"{unknown[0]}={source.options[unknown[0]]}",
+            do=f"its options: {', '.join(sorted(known.keys() - {'columns'})) or 'none'}",
+        )
+    if source.columns and "columns" not in known:
+        raise UserError(
+            f"the format {source.adapter} has columns of its own",
+            got=f"columns={dict(source.columns)}",
+            do="leave columns out, or use adapter=generic",
+        )
+    return dict(source.options) | ({"columns": dict(source.columns)} if source.columns else {})
