@@ -136,7 +136,7 @@ def test_unknown_names(tmp_path: Path) -> None:
         ({"adapter": "generik"}, "no such adapter"),
         ({"adapter": "nowhere.at_all:Format"}, "cannot be imported"),
         ({"adapter": "json:loads"}, "not a class"),
-        ({"columns": {"respnse": "a"}}, "columns.respnse is no field"),
+        ({"columns": {"reply": "a"}}, "columns.reply is no field"),
         ({"options": {"wish": 1}}, "no option wish"),
     ):
         with pytest.raises(UserError, match=said):
