@@ -19,7 +19,12 @@ from stages.contracts import UserError
 from stages.lm.attention import attention
 from stages.lm.batching import SequenceBatch
 from stages.lm.branches import Branches, last_hidden_states
-from stages.lm.loading import check_model_folder, load_tokenizer, save_model
+from stages.lm.loading import (
+    check_model_folder,
+    load_tokenizer,
+    save_model,
+    spare_special_token,
+)
 from stages.lm.logprobs import hidden_at_responses, hidden_states
 
 if TYPE_CHECKING:
@@ -154,12 +159,10 @@ def load_reward_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
 
 
 def _unused_special_token(tokenizer: "PreTrainedTokenizerBase") -> str:
-    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
-    for token in tokenizer.all_special_tokens:
-        if token not in used and token not in str(tokenizer.chat_template):
-            return str(token)
+    if token := spare_special_token(tokenizer):
+        return token
     raise UserError(
         "the reward model needs a pad token of its own",
         got=f"pad token {tokenizer.pad_token!r}, EOS {tokenizer.eos_token!r}",
-        do="give the base model's tokenizer a pad token that is not EOS and resize its embeddings",
+        do="make the base again: its stage gives the tokenizer one",
     )

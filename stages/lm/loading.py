@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from stages.contracts import UserError
 from stages.lm.attention import attention
+from stages.lm.chat import template_facts
+
+NEW_PAD = "<|pad|>"
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -79,7 +82,7 @@ def model_hash(folder: Path) -> str:
 
 def text_contract(tokenizer: "PreTrainedTokenizerBase", max_length: int) -> dict[str, Any]:
     """What the next stage relies on to read and write the same text."""
-    return {
+    return template_facts(tokenizer) | {
         "tokenizer_sha256": tokenizer_hash(tokenizer),
         "chat_template_sha256": _sha256(str(tokenizer.chat_template)),
         "eos_token_id": tokenizer.eos_token_id,
@@ -93,6 +96,33 @@ def tokenizer_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     rules = {key: backend[key] for key in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
     return _sha256(json.dumps(rules, sort_keys=True))
+
+
+def settle_pad(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """A pad token for a tokenizer without one: a special token that no text holds, else a new one.
+
+    Masks come from lengths, so EOS as pad does no harm and stays. But a reward model, opened by
+    Transformers, finds the end of a text by its pad: without a spare token the vocabulary grows by
+    one, its embedding drawn around the mean of the others so that it is never the likely one.
+    """
+    spare = spare_special_token(tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.add_special_tokens({"pad_token": spare or NEW_PAD})
+    elif tokenizer.pad_token_id == tokenizer.eos_token_id and spare is None:
+        tokenizer.add_special_tokens({"pad_token": NEW_PAD})
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer))
+    own = tokenizer.pad_token_id != tokenizer.eos_token_id
+    # Transformers never trains the input embedding of the config's pad: EOS must not be that.
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id if own else None
+
+
+def spare_special_token(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """A special token that neither a text nor the chat template holds."""
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
+    template = str(tokenizer.chat_template)
+    spare = (t for t in tokenizer.all_special_tokens if t not in used and t not in template)
+    return next(spare, None)
 
 
 def _sha256(text: str) -> str:

@@ -8,7 +8,7 @@ it finished; a truncated one does not.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stages.contracts import UserError
+from stages.lm.chat import render_prompt
 from stages.records.schemas import Message
 
 if TYPE_CHECKING:
@@ -17,28 +17,22 @@ if TYPE_CHECKING:
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> list[int]:
     """Token ids of the chat template up to where the assistant starts to speak."""
-    if tokenizer.chat_template is None:
-        raise UserError(
-            "the model has no chat template",
-            got=tokenizer.name_or_path,
-            do="use a model with a chat template, or save one with its tokenizer",
-        )
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return encode_text(tokenizer, str(text))
+    return encode_text(tokenizer, render_prompt(tokenizer, messages))
 
 
 def encode_response(
     tokenizer: "PreTrainedTokenizerBase", response: str, *, finished: bool
 ) -> list[int]:
-    """Token ids of a response, with EOS if it finished."""
+    """Token ids of a response, with one EOS if it finished: some files have EOS in their texts."""
     tokens = encode_text(tokenizer, response)
-    return [*tokens, _eos(tokenizer)] if finished else tokens
+    return _ended(tokenizer, tokens) if finished else tokens
 
 
 def encode_document(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of a pretraining document: BOS if the tokenizer has one, the text, EOS."""
-    start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    return [*start, *encode_text(tokenizer, text), _eos(tokenizer)]
+    """Token ids of a pretraining document: one BOS if the tokenizer has it, the text, one EOS."""
+    tokens = _ended(tokenizer, encode_text(tokenizer, text))
+    start = tokenizer.bos_token_id
+    return tokens if start is None or tokens[0] == start else [int(start), *tokens]
 
 
 def decode_response(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[int]) -> str:
@@ -51,6 +45,7 @@ def encode_text(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     return [int(token) for token in tokenizer.encode(text, add_special_tokens=False)]
 
 
-def _eos(tokenizer: "PreTrainedTokenizerBase") -> int:
+def _ended(tokenizer: "PreTrainedTokenizerBase", tokens: list[int]) -> list[int]:
     assert tokenizer.eos_token_id is not None
-    return int(tokenizer.eos_token_id)
+    end = int(tokenizer.eos_token_id)
+    return tokens if tokens[-1:] == [end] else [*tokens, end]

@@ -1,8 +1,8 @@
-"""The tokenizer trained with a model from scratch: one token a word, split at whitespace."""
+"""The tokenizers trained with a model from scratch: a token a word, or byte pairs of real text."""
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -25,6 +25,17 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %} <assistant>{% endif %}"
 )
 
+# The same for byte pairs, where every space is part of the text; with a mark for system messages.
+BPE_MARKS = (*ROLE_MARKS, "<system>")
+BPE_TEMPLATE = (
+    "<bos>"
+    "{% for message in messages %}"
+    "<{{ message['role'] }}>{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}<eos>{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
 
 def word_tokenizer(texts: Iterable[str], max_words: int | None = None) -> "PreTrainedTokenizerFast":
     """A tokenizer of the words in `texts`, most frequent first, equal counts in alphabetical order.
@@ -34,21 +45,48 @@ def word_tokenizer(texts: Iterable[str], max_words: int | None = None) -> "PreTr
     never masked with it.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     words = _words_by_frequency(texts)[:max_words]
     ids = {word: index for index, word in enumerate([*SPECIALS, *words])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return _with_specials(tokenizer, ROLE_MARKS, CHAT_TEMPLATE, unk_token=UNK)
+
+
+def bpe_tokenizer(texts: Iterable[str], size: int) -> "PreTrainedTokenizerFast":
+    """A byte-level BPE of at most `size` tokens: it reads any text, and gives it back as it was.
+
+    A size that does not hold the 256 bytes and the special tokens is raised to them.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[PAD, BOS, EOS, *BPE_MARKS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _with_specials(tokenizer, BPE_MARKS, BPE_TEMPLATE)
+
+
+def _with_specials(
+    tokenizer: Any, marks: tuple[str, ...], template: str, **more: str
+) -> "PreTrainedTokenizerFast":
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         bos_token=BOS,
         eos_token=EOS,
-        unk_token=UNK,
-        additional_special_tokens=list(ROLE_MARKS),
-        chat_template=CHAT_TEMPLATE,
+        additional_special_tokens=list(marks),
+        chat_template=template,
         clean_up_tokenization_spaces=False,
+        **more,
     )
 
 

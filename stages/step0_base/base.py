@@ -7,11 +7,18 @@ scale is downloaded; this one exists so that the whole chain runs, and really le
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.contracts import Context, Report, UserError
-from stages.lm.loading import load_causal_lm, load_tokenizer, save_model, text_contract
+from stages.contracts import Context, Report
+from stages.lm.chat import settle_template
+from stages.lm.loading import (
+    load_causal_lm,
+    load_tokenizer,
+    save_model,
+    settle_pad,
+    text_contract,
+)
 from stages.records.schemas import Text
 from stages.records.tables import read_table, texts
-from stages.step0_base.config import BaseConfig, BaseKind
+from stages.step0_base.config import BaseConfig, BaseKind, TokenizerKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,30 +32,33 @@ def run(config: BaseConfig, *, text: Path, out: Path, context: Context) -> Repor
 
 
 def _pretrain(config: BaseConfig, text: Path, out: Path, context: Context) -> Report:
-    """Train a tokenizer on the words of the text, then a Llama on its documents."""
-    from stages.lm.vocabulary import word_tokenizer
+    """Train a tokenizer on the text, then a Llama on its documents."""
     from stages.step0_base.pretraining import new_llama, pretrain
 
     documents = {
         split: texts(read_table(text / f"{split}.parquet", Text))
         for split in ("train", "validation")
     }
-    tokenizer = word_tokenizer(documents["train"], config.max_words)
+    tokenizer = _new_tokenizer(config, documents["train"])
     model = new_llama(config, tokenizer)
     loss = pretrain(model, tokenizer, documents["train"], documents["validation"], config, context)
     return _publish(model, tokenizer, config.max_length, out, {"validation_loss": loss})
 
 
+def _new_tokenizer(config: BaseConfig, texts: list[str]) -> "PreTrainedTokenizerBase":
+    from stages.lm.vocabulary import bpe_tokenizer, word_tokenizer
+
+    if config.tokenizer is TokenizerKind.bpe:
+        return bpe_tokenizer(texts, config.max_words)
+    return word_tokenizer(texts, config.max_words)
+
+
 def _take_folder(config: BaseConfig, out: Path) -> Report:
-    """Copy model and tokenizer of a local folder, in float32."""
+    """Copy model and tokenizer of a local folder, in float32; what is missing is settled here."""
     assert config.path is not None
     model, tokenizer = load_causal_lm(Path(config.path)), load_tokenizer(Path(config.path))
-    if tokenizer.chat_template is None:
-        raise UserError(
-            "the base model has no chat template",
-            got=config.path,
-            do="save one with its tokenizer: prompts are written through it in every stage",
-        )
+    settle_template(tokenizer)
+    settle_pad(model, tokenizer)
     max_length = min(config.max_length, int(model.config.max_position_embeddings))
     return _publish(model, tokenizer, max_length, out, {})
 

@@ -15,17 +15,27 @@ class BaseKind(StrEnum):
     folder = "folder"
 
 
+class TokenizerKind(StrEnum):
+    """What a model from scratch reads: whole words (the embedded world's), or byte pairs."""
+
+    words = "words"
+    bpe = "bpe"
+
+
 @dataclass(kw_only=True)
 class BaseConfig(AdamWConfig, StageConfig):
     """The base language model.
 
     `scratch` trains tokenizer and Llama on the `text` asset; the defaults are this project's (the
-    paper starts from GPT-3). `folder` takes the Hugging Face folder at `path` as it is.
+    paper starts from GPT-3). `folder` takes the Hugging Face folder at `path` as it is. tokenizer:
+    of `scratch`; with words, what is not among the `max_words` most frequent is unknown, so real
+    text wants bpe, which then has `max_words` tokens.
     """
 
     kind: BaseKind = BaseKind.scratch
     path: str | None = external_input(None)
 
+    tokenizer: TokenizerKind = TokenizerKind.words
     max_words: int = 8_192
     hidden_size: int = 128
     intermediate_size: int = 384

@@ -59,7 +59,7 @@ def pretrain(
 ) -> float:
     """Train in place; the mean cross-entropy (nats a token) on the validation documents."""
     blocks = pack((encode_document(tokenizer, text) for text in train), config.block_length)
-    held_out = [encode_document(tokenizer, text) for text in validation]
+    held_out = [encode_document(tokenizer, text)[: config.max_length] for text in validation]
 
     def losses_at(step: int) -> Iterable[tuple[Tensor, Figures]]:
         rows = batch_indices(len(blocks), config.batch_size, config.seed, step)

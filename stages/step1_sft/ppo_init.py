@@ -17,11 +17,11 @@ from stages.contracts import Context, Report, UserError
 from stages.lm.data_order import epoch_ends
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
 from stages.lm.peft.adapters import publish
-from stages.records.schemas import Demonstration, Text
+from stages.records.schemas import Text
 from stages.records.tables import read_table, texts
 from stages.step1_sft.config import PpoInitConfig
 from stages.step1_sft.fine_tuning import fine_tune
-from stages.step1_sft.sequences import Sequence, encode_demonstrations, encode_documents
+from stages.step1_sft.sequences import Sequence, encode_documents, read_demonstrations
 from stages.step1_sft.validation import token_figures
 
 VALIDATION_DOCUMENTS = 512
@@ -41,12 +41,11 @@ def run(
     Raises InterruptedRunError after a checkpoint when asked to stop, UserError for unusable data.
     """
     model, tokenizer = load_causal_lm(base / "model"), load_tokenizer(base / "model")
-    train = read_demonstrations(config, tokenizer, demonstrations / "train.parquet")
+    train, too_long = read_demonstrations(config, tokenizer, demonstrations / "train.parquet")
     train += mixed_in(config, tokenizer, text / "train.parquet", len(train))
+    validation, _ = read_demonstrations(config, tokenizer, demonstrations / "validation.parquet")
     heldout = {
-        "loss/validation": read_demonstrations(
-            config, tokenizer, demonstrations / "validation.parquet"
-        ),
+        "loss/validation": validation,
         "loss/validation_text": read_documents(config, tokenizer, text / "validation.parquet")[
             :VALIDATION_DOCUMENTS
         ],
@@ -65,19 +64,10 @@ def run(
     metrics = {
         "validation_loss": final["loss/validation"],
         "validation_loss_text": final["loss/validation_text"],
+        "train_demonstrations_too_long": float(too_long),
     }
     contract = text_contract(tokenizer, model.config.max_position_embeddings)
     return Report(metrics=metrics, contract=contract | of_base)
-
-
-def read_demonstrations(config: PpoInitConfig, tokenizer: Any, table: Path) -> list[Sequence]:
-    """The demonstrations of a table as training sequences."""
-    return encode_demonstrations(
-        tokenizer,
-        read_table(table, Demonstration),
-        max_length=config.max_length,
-        loss_on_prompt=config.loss_on_prompt,
-    )
 
 
 def read_documents(config: PpoInitConfig, tokenizer: Any, table: Path) -> list[Sequence]:

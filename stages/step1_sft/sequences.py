@@ -6,11 +6,14 @@ padding, which the collator sees to.
 
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.contracts import UserError
 from stages.lm.tokens import encode_document, encode_prompt, encode_response
 from stages.records.schemas import Demonstration
+from stages.records.tables import read_table
+from stages.step1_sft.config import FineTuningConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +27,17 @@ class Sequence:
 
     input_ids: list[int]
     labels: list[int]
+
+
+def read_demonstrations(
+    config: FineTuningConfig, tokenizer: "PreTrainedTokenizerBase", table: Path
+) -> tuple[list[Sequence], int]:
+    """The demonstrations of a table as training sequences, and how many were too long."""
+    records = read_table(table, Demonstration)
+    fitting = encode_demonstrations(
+        tokenizer, records, max_length=config.max_length, loss_on_prompt=config.loss_on_prompt
+    )
+    return fitting, len(records) - len(fitting)
 
 
 def encode_demonstrations(

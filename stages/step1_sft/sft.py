@@ -24,11 +24,9 @@ from stages.lm.loading import (
 )
 from stages.lm.peft.adapters import load_adapted, publish, save_adapter
 from stages.lm.peft.config import PeftKind
-from stages.records.schemas import Demonstration
-from stages.records.tables import read_table
 from stages.step1_sft.config import SftConfig
 from stages.step1_sft.fine_tuning import fine_tune
-from stages.step1_sft.sequences import Sequence, encode_demonstrations
+from stages.step1_sft.sequences import Sequence, read_demonstrations
 from stages.step1_sft.validation import TokenFigures, token_figures
 
 
@@ -40,8 +38,10 @@ def run(
     Raises InterruptedRunError after a checkpoint when asked to stop, UserError for unusable data.
     """
     model, tokenizer = load_causal_lm(base / "model"), load_tokenizer(base / "model")
-    train = _read(config, tokenizer, demonstrations / "train.parquet")
-    validation = _read(config, tokenizer, demonstrations / "validation.parquet")
+    train, train_left_out = read_demonstrations(config, tokenizer, demonstrations / "train.parquet")
+    validation, left_out = read_demonstrations(
+        config, tokenizer, demonstrations / "validation.parquet"
+    )
     ends = epoch_ends(len(train), config.batch_size, config.epochs)
     kept = context.checkpoints / "epochs"
     keeper = EpochKeeper(kept, ends, validation, tokenizer, base / "model", config.peft.kind)
@@ -54,18 +54,11 @@ def run(
         "validation_accuracy": figures.accuracy,
         "selected_epoch": float(best),
         "demonstrations": float(len(train)),
+        "train_demonstrations_too_long": float(train_left_out),
+        "validation_demonstrations_too_long": float(left_out),
     }
     contract = text_contract(tokenizer, model.config.max_position_embeddings)
     return Report(metrics=metrics, contract=contract | of_base)
-
-
-def _read(config: SftConfig, tokenizer: Any, table: Path) -> list[Sequence]:
-    return encode_demonstrations(
-        tokenizer,
-        read_table(table, Demonstration),
-        max_length=config.max_length,
-        loss_on_prompt=config.loss_on_prompt,
-    )
 
 
 class EpochKeeper:

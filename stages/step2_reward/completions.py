@@ -13,11 +13,12 @@ import numpy as np
 from stages.contracts import Context, InterruptedRunError, Report
 from stages.lm.engines.hf import HFEngine
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
+from stages.lm.prompts import FittingPrompts, fitting_prompts
 from stages.lm.rollout import Rollouts, Sampling, sampling_keys
 from stages.lm.sampling import sample_responses
-from stages.lm.tokens import decode_response, encode_prompt
+from stages.lm.tokens import decode_response
 from stages.records.schemas import Completions, Prompt
-from stages.records.tables import read_table, write_table
+from stages.records.tables import write_table
 from stages.step2_reward.config import CompletionsConfig
 
 STREAMS = {"train": 0, "validation": 1}  # of noise, one a split
@@ -31,20 +32,22 @@ def run(
     sampler = _Sampler(config, sft / "model")
     limits = {"train": config.train_prompts, "validation": config.validation_prompts}
     work = {
-        split: read_table(prompts / f"{split}.parquet", Prompt)[:limit]
+        split: sampler.fitting(prompts / f"{split}.parquet", limit)
         for split, limit in limits.items()
     }
-    sizes = {split: draw_sizes(config, split, len(rows)) for split, rows in work.items()}
+    sizes = {split: draw_sizes(config, split, len(rows.tokens)) for split, rows in work.items()}
     context.journal.start(sum(int(size.sum()) for size in sizes.values()), "responses")
     metrics: dict[str, float] = {}
     done = 0
     for split, rows in work.items():
         rollouts = sampler.sample(rows, sizes[split], split, _progress(context, done))
         done += len(rollouts.tokens)
-        records = sampler.records(rows, sizes[split], rollouts)
+        records = sampler.records(rows.records, sizes[split], rollouts)
         write_table(out / f"{split}.parquet", records)
         context.journal.table(0, f"{split}_completions", _rows(records))
         metrics |= _figures(split, records, rollouts)
+        metrics[f"{split}_prompts_too_long"] = float(rows.too_long)
+        metrics[f"{split}_prompts_unanswered"] = float(len(rows.records) - len(records))
     return Report(metrics=metrics, contract=text_contract(sampler.tokenizer, sampler.max_length))
 
 
@@ -71,12 +74,16 @@ class _Sampler:
             pad_token_id=self.tokenizer.pad_token_id,
         )
 
+    def fitting(self, table: Path, limit: int) -> FittingPrompts:
+        """The first prompts of a table that are short enough."""
+        return fitting_prompts(table, self.tokenizer, self.config.max_prompt_tokens, limit)
+
     def sample(
-        self, rows: Sequence[Prompt], sizes: np.ndarray, split: str, tell: Callable[[int], None]
+        self, rows: FittingPrompts, sizes: np.ndarray, split: str, tell: Callable[[int], None]
     ) -> Rollouts:
         """All responses, prompt after prompt."""
-        encoded = [encode_prompt(self.tokenizer, row.prompt) for row in rows]
-        owners = np.repeat(np.arange(len(rows)), sizes)
+        encoded = rows.tokens
+        owners = np.repeat(np.arange(len(encoded)), sizes)
         samples = np.concatenate([np.arange(size) for size in sizes])
         return sample_responses(
             self.engine,

@@ -30,8 +30,8 @@ class CompletionsConfig(StageConfig):
     """K responses a prompt from the SFT policy, K uniform in k_min..k_max (§3.5: 4 to 9).
 
     train_prompts, validation_prompts: how many prompts of each split, or all where it has fewer
-    (Table 6). max_response_tokens: where a response is cut; 1k in the paper. sequences_per_batch:
-    responses sampled at once.
+    (Table 6). max_prompt_tokens: longer ones are left out. max_response_tokens: where a response is
+    cut; 1k in the paper, both. sequences_per_batch: responses sampled at once.
     """
 
     k_min: int = 4
@@ -39,6 +39,7 @@ class CompletionsConfig(StageConfig):
     train_prompts: int = 33_207
     validation_prompts: int = 17_887
     temperature: float = 1.0
+    max_prompt_tokens: int = 1024
     max_response_tokens: int = 1024
     sequences_per_batch: int = 256
 
@@ -58,6 +59,7 @@ class CompletionsConfig(StageConfig):
             "train_prompts",
             "validation_prompts",
             "temperature",
+            "max_prompt_tokens",
             "max_response_tokens",
             "sequences_per_batch",
         )

@@ -86,7 +86,7 @@ def run(
         "train_prompts_too_long": float(too_long),
         "validation_prompts_too_long": float(validation_too_long),
     }
-    _normalise(trainer, tokenizer, demonstrations / "train.parquet")
+    metrics |= _normalise(trainer, tokenizer, demonstrations / "train.parquet")
     of_base = start.publish(tokenizer, out / "model")
     metrics |= _finish(trainer, out)
     contract = text_contract(tokenizer, config.max_length) | of_base
@@ -136,10 +136,11 @@ def _start(config: RewardModelConfig, sft: Path, base: Path | None) -> _Start:
 
 def _normalise(
     trainer: RewardTrainer, tokenizer: "PreTrainedTokenizerBase", demonstrations: Path
-) -> None:
+) -> dict[str, float]:
     model, unit_variance = trainer.model, trainer.config.unit_variance
-    by_labelers = _demonstration_scores(model, tokenizer, demonstrations, trainer)
+    by_labelers, too_long = _demonstration_scores(model, tokenizer, demonstrations, trainer)
     normalise(model, by_labelers, trainer.validation_scores() if unit_variance else None)
+    return {"demonstrations_too_long": float(too_long)}
 
 
 def _finish(trainer: RewardTrainer, out: Path) -> dict[str, float]:
@@ -163,8 +164,8 @@ def _demonstration_scores(
     tokenizer: "PreTrainedTokenizerBase",
     path: Path,
     trainer: RewardTrainer,
-) -> torch.Tensor:
-    """(N,) raw scores of the labelers' demonstrations, as far as they fit max_length."""
+) -> tuple[torch.Tensor, int]:
+    """(N,) raw scores of the demonstrations that fit max_length; how many do not."""
     pairs = [
         (
             encode_prompt(tokenizer, row.prompt),
@@ -173,9 +174,16 @@ def _demonstration_scores(
         for row in read_table(path, Demonstration)
     ]
     fitting = [(p, r) for p, r in pairs if len(p) + len(r) <= trainer.config.max_length]
-    return score_responses(
+    if not fitting:
+        raise UserError(
+            f"no demonstration in {path} fits max_length: there is nothing to normalise on",
+            got=f"{trainer.config.max_length} tokens",
+            do="raise reward_model.max_length",
+        )
+    scores = score_responses(
         model.raw_scores,
         [prompt for prompt, _ in fitting],
         [response for _, response in fitting],
         trainer.pad_token_id,
     )
+    return scores, len(pairs) - len(fitting)

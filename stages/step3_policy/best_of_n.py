@@ -20,14 +20,13 @@ from stages.contracts import Context, GoldKind, InterruptedRunError, Report
 from stages.lm.engines.hf import HFEngine
 from stages.lm.folders import link_folder
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
+from stages.lm.prompts import FittingPrompts, fitting_prompts
 from stages.lm.rollout import Rollouts, Sampling, sampling_keys
 from stages.lm.sampling import sample_responses
-from stages.lm.tokens import decode_response, encode_prompt
+from stages.lm.tokens import decode_response
 from stages.records.schemas import Prompt
-from stages.records.tables import read_table
 from stages.step3_policy.best_of_n_curve import best_of_n_kl, best_of_n_mean
 from stages.step3_policy.config import BestOfNConfig
-from stages.world.gold import gold_reward
 
 
 def run(
@@ -40,8 +39,13 @@ def run(
     context: Context,
 ) -> Report:
     """Write the two models and n, and log the curve of reward along n (the journal's step is n)."""
-    rows = read_table(prompts / "validation.parquet", Prompt)[: config.curve_prompts]
     sampler = _Sampler(config, sft, reward_model)
+    rows = fitting_prompts(
+        prompts / "validation.parquet",
+        sampler.tokenizer,
+        config.max_prompt_tokens,
+        config.curve_prompts,
+    )
     curve = reward_curve(config, sampler.rewards(rows, context))
     for n, figures in curve.items():
         context.journal.log(n, figures)
@@ -49,6 +53,7 @@ def run(
     link_folder(reward_model / "model", out / "reward_model")
     (out / "best_of_n.json").write_text(json.dumps({"n": config.n}))
     metrics = {name.removeprefix("best_of_n/"): value for name, value in curve[config.n].items()}
+    metrics["validation_prompts_too_long"] = float(rows.too_long)
     return Report(metrics=metrics, contract=sampler.contract)
 
 
@@ -95,19 +100,18 @@ class _Sampler:
         )
         self.reward_model = load_reward_model(reward_model / "model")
 
-    def rewards(self, rows: Sequence[Prompt], context: Context) -> Rewards:
+    def rewards(self, rows: FittingPrompts, context: Context) -> Rewards:
         """Sample `curve_samples` responses to each prompt and judge them."""
-        encoded = [encode_prompt(self.tokenizer, row.prompt) for row in rows]
-        owners = [row for row in range(len(rows)) for _ in range(self.config.curve_samples)]
-        prompts = [encoded[owner] for owner in owners]
+        shape = (len(rows.records), self.config.curve_samples)
+        owners = [row for row in range(shape[0]) for _ in range(shape[1])]
+        prompts = [rows.tokens[owner] for owner in owners]
         rollouts = self._sample(prompts, owners, context)
-        shape = (len(rows), self.config.curve_samples)
         scores = score_responses(
             self.reward_model.scores, prompts, rollouts.tokens, self.engine.pad_token_id
         )
         gold = None
         if self.config.gold is GoldKind.world:
-            gold = self._gold([rows[owner] for owner in owners], rollouts).reshape(shape)
+            gold = self._gold([rows.records[owner] for owner in owners], rollouts).reshape(shape)
         return Rewards(proxy=scores.double().numpy().reshape(shape), gold=gold)
 
     def _sample(
@@ -132,6 +136,8 @@ class _Sampler:
         )
 
     def _gold(self, rows: Sequence[Prompt], rollouts: Rollouts) -> np.ndarray:
+        from stages.world.gold import gold_reward
+
         texts = [decode_response(self.tokenizer, tokens) for tokens in rollouts.tokens]
         judged = zip(rows, texts, rollouts.finished, strict=True)
         return np.array([gold_reward(row.prompt, text, done) for row, text, done in judged])

@@ -87,7 +87,8 @@ class BestOfNConfig(StageConfig):
 
     n: what the policy asset stands for. curve_prompts, curve_samples: validation prompts, and
     responses a prompt, from which the curve of reward along n is estimated (curve_samples >= n).
-    gold: what is measured beside the proxy. max_response_tokens: where a response is cut.
+    gold: what is measured beside the proxy. max_prompt_tokens: longer ones are left out.
+    max_response_tokens: where a response is cut.
     sequences_per_batch: responses sampled at once.
     """
 
@@ -95,13 +96,20 @@ class BestOfNConfig(StageConfig):
     curve_prompts: int = 128
     curve_samples: int = 64
     temperature: float = 1.0
+    max_prompt_tokens: int = 1024
     max_response_tokens: int = 1024
     gold: GoldKind = GoldKind.world
     sequences_per_batch: int = no_effect(256)
 
     def __post_init__(self) -> None:
         check_positive(
-            self, "n", "curve_prompts", "temperature", "max_response_tokens", "sequences_per_batch"
+            self,
+            "n",
+            "curve_prompts",
+            "temperature",
+            "max_prompt_tokens",
+            "max_response_tokens",
+            "sequences_per_batch",
         )
         if self.curve_samples < self.n:
             raise UserError(

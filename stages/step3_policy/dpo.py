@@ -51,8 +51,8 @@ def run(
     checkpoint when asked to stop, UserError for unusable data.
     """
     model, tokenizer = _start(config, sft / "model", base), load_tokenizer(sft / "model")
-    training = _read(config, tokenizer, comparisons / "train.parquet", config.max_pairs)
-    heldout = _read(config, tokenizer, comparisons / "validation.parquet", None)
+    training, no_pair = _read(config, tokenizer, comparisons / "train.parquet", config.max_pairs)
+    heldout, no_heldout_pair = _read(config, tokenizer, comparisons / "validation.parquet", None)
     reference = completion_logprobs(model, heldout, tokenizer.pad_token_id)
     rows = pair_rows(training, completion_logprobs(model, training, tokenizer.pad_token_id))
     _check_size(rows, config)
@@ -73,6 +73,8 @@ def run(
         "validation_loss": figures["loss/validation"],
         "validation_accuracy": figures["dpo/accuracy_validation"],
         "pairs": float(len(rows)),
+        "train_comparisons_without_pair": float(no_pair),
+        "validation_comparisons_without_pair": float(no_heldout_pair),
     }
     contract = text_contract(tokenizer, model.config.max_position_embeddings)
     return Report(metrics=metrics, contract=contract | of_base)
@@ -89,7 +91,8 @@ def _start(config: DpoConfig, sft: Path, base: Path | None) -> Any:
 
 def _read(
     config: DpoConfig, tokenizer: Any, table: Path, max_pairs: int | None
-) -> list[EncodedComparison]:
+) -> tuple[list[EncodedComparison], int]:
+    """The comparisons of a table that leave a pair, and how many leave none: ties, too long."""
     records = read_table(table, Comparison)
     check_weights(records)
     encoded = encode_comparisons(
@@ -106,7 +109,7 @@ def _read(
             got=f"{len(records)} comparisons, max_length={config.max_length}",
             do="raise max_length, or give comparisons that do not tie throughout",
         )
-    return encoded
+    return encoded, len(records) - len(encoded)
 
 
 def _check_size(rows: Dataset, config: DpoConfig) -> None:

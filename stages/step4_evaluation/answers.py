@@ -25,7 +25,6 @@ from stages.lm.sampling import sample_responses
 from stages.lm.tokens import decode_response, encode_prompt
 from stages.records.schemas import Prompt
 from stages.step4_evaluation.config import EvaluationConfig
-from stages.world.gold import gold_reward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -157,6 +156,8 @@ class Exam:
     ) -> np.ndarray | None:
         if self.config.gold is GoldKind.none:
             return None
+        from stages.world.gold import gold_reward
+
         try:
             return np.array(
                 [

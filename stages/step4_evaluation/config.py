@@ -7,6 +7,7 @@ from stages.contracts import GoldKind, StageConfig, UserError, check_positive, c
 POSITIVE = (
     "num_prompts",
     "temperature",
+    "max_prompt_tokens",
     "max_response_tokens",
     "reward_model_prompts",
     "pretrain_tokens",
@@ -21,7 +22,8 @@ POSITIVE = (
 class EvaluationConfig(StageConfig):
     """Every model answers the same held-out prompts, once each (§3.6).
 
-    num_prompts: test prompts, or all where there are fewer. temperature, greedy, top_k, top_p: how
+    num_prompts: test prompts, or all where there are fewer; those above max_prompt_tokens are left
+    out. temperature, greedy, top_k, top_p: how
     the models answer; greedy: the likeliest token each time. max_response_tokens: where a response
     is cut. reward_model_prompts, completions_per_prompt: the SFT samples on which the reward
     model's order is compared with gold. pretrain_tokens: at least so many tokens of validation
@@ -30,6 +32,7 @@ class EvaluationConfig(StageConfig):
     """
 
     num_prompts: int = 1024
+    max_prompt_tokens: int = 1024
     temperature: float = 1.0
     greedy: bool = False
     top_k: int = 0

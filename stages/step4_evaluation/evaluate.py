@@ -14,8 +14,7 @@ from typing import Any
 from reward.model import load_reward_model, load_reward_tokenizer
 from stages.contracts import Context, InterruptedRunError, Report
 from stages.lm.loading import load_causal_lm, text_contract
-from stages.records.schemas import Prompt
-from stages.records.tables import read_table
+from stages.lm.prompts import fitting_prompts
 from stages.step4_evaluation.answers import Answers, Exam
 from stages.step4_evaluation.config import EvaluationConfig
 from stages.step4_evaluation.figures import Results
@@ -46,16 +45,19 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     best-of-n). Raises InterruptedRunError when asked to stop: the next run measures again.
     """
     tokenizer = load_reward_tokenizer(sft / "model")
-    rows = read_table(prompts / "test.parquet", Prompt)[: config.num_prompts]
-    exam = Exam(config, tokenizer, rows, reward_model / "model")
+    rows = fitting_prompts(
+        prompts / "test.parquet", tokenizer, config.max_prompt_tokens, config.num_prompts
+    )
+    exam = Exam(config, tokenizer, rows.records, reward_model / "model")
     folders = model_folders(policy, ppo_init, sft, base)
     results = _examine(exam, folders, policy, text / "validation.parquet", context)
     labels = check_labels(exam, comparisons / "validation.parquet", config)
     judged = labels.figures | check_gold(exam, load_causal_lm(folders["sft"]), config)
-    kl = {"policy_kl": policy_kl(exam, results.answers["policy"], folders, policy)}
-    figures = _named("evaluation", results.figures(config.confidence) | kl)
+    also = {"prompts_too_long": float(rows.too_long)}
+    also |= {"policy_kl": policy_kl(exam, results.answers["policy"], folders, policy)}
+    figures = _named("evaluation", results.figures(config.confidence) | also)
     figures |= _named("reward_model", judged)
-    samples = sample_rows(rows, results.answers, config)
+    samples = sample_rows(rows.records, results.answers, config)
     _write(out / "figures.json", figures)
     _write(out / "calibration.json", labels.calibration.bins)
     _write(out / "samples.json", samples)

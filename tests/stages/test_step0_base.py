@@ -5,10 +5,11 @@ import torch
 
 from stages.contracts import Context, InterruptedRunError, UserError
 from stages.lm.loading import load_causal_lm, load_tokenizer, model_hash
+from stages.lm.tokens import decode_response, encode_prompt, encode_response
 from stages.records.schemas import Text
 from stages.records.tables import write_table
 from stages.step0_base.base import run
-from stages.step0_base.config import BaseConfig, BaseKind
+from stages.step0_base.config import BaseConfig, BaseKind, TokenizerKind
 from stages.step0_base.pretraining import block_loss, mean_document_loss, pack
 
 TINY = {
@@ -110,13 +111,17 @@ def test_unusable_settings_are_refused(values):
         BaseConfig(**values)
 
 
-def test_a_folder_without_chat_template_is_refused(tiny_model, tmp_path, text):
-    from stages.lm.loading import save_model
-    from stages.lm.vocabulary import word_tokenizer
-
-    tokenizer = word_tokenizer(["the cat"])
-    tokenizer.chat_template = None
-    save_model(tiny_model, tokenizer, tmp_path / "model")
-    config = BaseConfig(kind=BaseKind.folder, path=str(tmp_path / "model"))
-    with pytest.raises(UserError, match="chat template"):
-        run(config, text=text, out=tmp_path / "out", context=Context.at(tmp_path / "c"))
+def test_real_text_gets_byte_pairs_that_lose_nothing(tmp_path):
+    """Words would be unknown; byte pairs give back a text with its lines, marks and accents."""
+    lines = ["Ein Café,\n  two  spaces: naïve!", "The cat sat on the mat.", "The cat ran."]
+    for split in ("train", "validation"):
+        write_table(tmp_path / "text" / f"{split}.parquet", [Text(text=t) for t in lines * 4])
+    config = BaseConfig(**(TINY | {"tokenizer": TokenizerKind.bpe, "max_words": 290}))
+    report = run(config, text=tmp_path / "text", out=tmp_path, context=Context.at(tmp_path / "c"))
+    tokenizer = load_tokenizer(tmp_path / "model")
+    assert report.metrics["vocabulary"] == len(tokenizer) == 290
+    assert report.contract["chat_template"] == "role_tokens"
+    for line in [*lines, "words never seen: 漢字 😀\t"]:
+        assert decode_response(tokenizer, encode_response(tokenizer, line, finished=True)) == line
+    prompt = encode_prompt(tokenizer, [{"role": "user", "content": "cat"}])
+    assert tokenizer.decode(prompt) == "<bos><user>cat<assistant>"

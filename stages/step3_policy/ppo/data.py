@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.contracts import UserError
-from stages.lm.tokens import encode_document, encode_prompt
+from stages.lm.prompts import fitting_prompts
+from stages.lm.tokens import encode_document
 from stages.lm.training import batch_indices
-from stages.records.schemas import Message, Prompt, Text
+from stages.records.schemas import Message, Text
 from stages.records.tables import read_table, texts
 from stages.step3_policy.ppo.config import PpoConfig
 
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class PromptSet:
-    """Prompts as people wrote them and as token ids, index by index."""
+    """Prompts as people wrote them and as token ids, index by index; too_long: left out."""
 
     messages: list[list[Message]]
     tokens: list[list[int]]
+    too_long: int = 0
 
     def take(self, indices: Sequence[int]) -> "PromptSet":
         """These prompts, in this order."""
         return PromptSet(
-            messages=[self.messages[i] for i in indices], tokens=[self.tokens[i] for i in indices]
+            messages=[self.messages[i] for i in indices],
+            tokens=[self.tokens[i] for i in indices],
+            too_long=self.too_long,
         )
 
     def __len__(self) -> int:
@@ -80,13 +83,6 @@ def load_data(
 
 def load_prompts(path: Path, tokenizer: "PreTrainedTokenizerBase", config: PpoConfig) -> PromptSet:
     """The prompts of a table that are short enough (the paper leaves out those over 1k tokens)."""
-    messages = [record.prompt for record in read_table(path, Prompt)]
-    tokens = [encode_prompt(tokenizer, prompt) for prompt in messages]
-    short = [i for i, ids in enumerate(tokens) if len(ids) <= config.max_prompt_tokens]
-    if not short:
-        raise UserError(
-            f"no prompt in {path} is short enough",
-            got=f"the shortest has {min(map(len, tokens))} tokens",
-            do=f"raise max_prompt_tokens above {config.max_prompt_tokens}",
-        )
-    return PromptSet(messages=messages, tokens=tokens).take(short)
+    found = fitting_prompts(path, tokenizer, config.max_prompt_tokens)
+    messages = [record.prompt for record in found.records]
+    return PromptSet(messages=messages, tokens=found.tokens, too_long=found.too_long)

@@ -57,7 +57,11 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     for name, weights in {"ema": average, "model": chosen}.items():
         of_base = write_policy(weights, folders, tokenizer, out / name)
     contract = text_contract(tokenizer, config.max_prompt_tokens + config.max_response_tokens)
-    return Report(metrics=final_metrics(config.select, state), contract=contract | of_base)
+    metrics = final_metrics(config.select, state) | {
+        "train_prompts_too_long": float(data.train.too_long),
+        "validation_prompts_too_long": float(data.validation.too_long),
+    }
+    return Report(metrics=metrics, contract=contract | of_base)
 
 
 def write_policy(

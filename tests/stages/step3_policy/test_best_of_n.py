@@ -124,7 +124,7 @@ def test_gold_belongs_to_the_sample_it_judges(tmp_path, assets, tiny_tokenizer, 
         return worth(prompt[-1]["content"], text)
 
     monkeypatch.setattr(best_of_n, "score_responses", score)
-    monkeypatch.setattr(best_of_n, "gold_reward", gold)
+    monkeypatch.setattr("stages.world.gold.gold_reward", gold)
     run_stage(tmp_path / "run", assets, tiny_config(gold=GoldKind.world))
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         values = json.loads(line)["values"]
