@@ -1,34 +1,83 @@
 """Parquet files of records: written whole, read back with file, row and field in the error."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from stages.contracts import UserError
 from stages.records.schemas import Comparison, Completions, Demonstration, Prompt, RecordError, Text
 
 R = TypeVar("R", Demonstration, Prompt, Completions, Comparison, Text)
+GROUP_ROWS, GROUP_CHARACTERS = 10_000, 2**25  # a row group of a written table holds this at most
+READ_ROWS = 512
 
 
-def write_table(path: Path, records: Sequence[R]) -> None:
-    """Write records to one Parquet file, atomically."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    kind = type(records[0]) if records else None
-    if kind is None:
+def write_table(path: Path, records: Iterable[R]) -> None:
+    """Write records to one Parquet file, atomically and in constant memory."""
+    records = iter(records)
+    first = next(records, None)
+    if first is None:
         raise ValueError(f"no records for {path}")
-    rows = [_to_row(record) for record in records]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(rows, schema=_schema(kind)), scratch)
-    os.replace(scratch, path)
+    with TableWriter(path, type(first)) as table:
+        table.add(first)
+        for record in records:
+            table.add(record)
+
+
+class TableWriter(Generic[R]):
+    """A Parquet file that grows record by record, a row group at a time; whole or not at all."""
+
+    def __init__(self, path: Path, kind: type[R]) -> None:
+        import pyarrow.parquet as pq
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._scratch = path, path.with_suffix(".tmp")
+        self._schema = _schema(kind)
+        self._file = pq.ParquetWriter(self._scratch, self._schema)
+        self._rows: list[dict[str, Any]] = []
+        self._characters = 0
+
+    def add(self, record: R) -> None:
+        """Append one record."""
+        row = _to_row(record)
+        self._rows.append(row)
+        self._characters += sum(len(str(value)) for value in row.values())
+        if len(self._rows) >= GROUP_ROWS or self._characters >= GROUP_CHARACTERS:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._file.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._characters = [], 0
+
+    def __enter__(self) -> "TableWriter[R]":
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        if failed is None and self._rows:
+            self._flush()
+        self._file.close()
+        if failed is None:
+            os.replace(self._scratch, self._path)
+        else:
+            self._scratch.unlink()
 
 
 def read_table(path: Path, kind: type[R]) -> list[R]:
     """Read and validate every row of a Parquet file."""
+    return list(iterate_table(path, kind))
+
+
+def iterate_table(path: Path, kind: type[R]) -> Iterator[R]:
+    """Read and validate one row after another, in constant memory."""
+    for number, row in enumerate(_rows(path)):
+        yield parse_row(row, kind, path, number)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     if not path.exists():
@@ -36,12 +85,13 @@ def read_table(path: Path, kind: type[R]) -> list[R]:
             f"the table {path.name} is missing", got=str(path), do="check the artifact's folder"
         )
     try:
-        rows = pq.read_table(path).to_pylist()
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=READ_ROWS):
+                yield from batch.to_pylist()
     except OSError as error:
         raise UserError(
             f"{path} is not a readable Parquet file", got=str(error), do="make it again"
         ) from None
-    return [parse_row(row, kind, path, number) for number, row in enumerate(rows)]
 
 
 def parse_row(row: dict[str, Any], kind: type[R], path: Path, number: int) -> R:

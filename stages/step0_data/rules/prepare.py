@@ -1,0 +1,234 @@
+"""From a stream of records to the tables of the splits, with every row accounted for.
+
+    records ─► rules of one row ─► a table on disk, and columns of hashes in memory
+            ─► rules of rows together ─► split ─► contamination ─► train, validation, test
+
+Memory does not grow with the texts: some 50 bytes a row (550 with near duplicates) stay in it.
+Rows in = rows out + dropped, reason by reason. Which rows stay depends on the seed and the rows,
+not on their order.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, cast
+
+import numpy as np
+
+from stages.contracts import UserError
+from stages.records.schemas import Prompt
+from stages.records.tables import R, TableWriter, iterate_table
+from stages.step0_data.rules import decisions
+from stages.step0_data.rules.columns import OPEN, SPLITS, Columns, ColumnsBuilder
+from stages.step0_data.rules.config import RulesConfig
+from stages.step0_data.rules.contamination import HeldOutPrompts
+from stages.step0_data.rules.row_rules import DroppedRow, RowRules
+from stages.step0_data.rules.splits import assign_splits
+from stages.step0_data.rules.views import prompt_text
+
+EXAMPLES_EACH = 5  # rows shown for each reason
+EXCERPT = 300  # characters of a prompt in an example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sourced(Generic[R]):
+    """A record, the name of its source, and its split where the source says it."""
+
+    record: R
+    source: str = ""
+    split: str | None = None
+
+
+@dataclass(kw_only=True)
+class Ledger:
+    """What became of the rows.
+
+    read == sum(kept.values()) + sum(dropped.values()). changed: rows that a rule rewrote.
+    by_source: rows kept of each source. examples: the first rows dropped for each reason.
+    """
+
+    read: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    by_source: Counter[str] = field(default_factory=Counter)
+    users: dict[str, int] = field(default_factory=dict)
+    contaminated: Mapping[str, float] = field(default_factory=dict)
+    examples: list[dict[str, str]] = field(default_factory=list)
+
+    def drop(self, reason: str, row: Sourced[Any]) -> None:
+        """Count one row, and keep it as an example if its reason has few."""
+        self.dropped[reason] += 1
+        if self.dropped[reason] <= EXAMPLES_EACH:
+            excerpt = prompt_text(row.record)[:EXCERPT]
+            self.examples.append({"reason": reason, "source": row.source, "prompt": excerpt})
+
+    def metrics(self) -> dict[str, float]:
+        """The figures of the artifact."""
+        return {
+            "rows_read": float(self.read),
+            **{f"{split}_rows": float(rows) for split, rows in sorted(self.kept.items())},
+            **{f"{split}_users": float(users) for split, users in self.users.items()},
+            **{f"dropped_{reason}": float(rows) for reason, rows in sorted(self.dropped.items())},
+            **{f"rows_{how}": float(rows) for how, rows in sorted(self.changed.items())},
+            **{f"source_{name}_rows": float(n) for name, n in sorted(self.by_source.items())},
+            **self.contaminated,
+        }
+
+
+def prepare(
+    rows: Iterable[Sourced[R]], kind: type[R], config: RulesConfig, seed: int, out: Path
+) -> Ledger:
+    """Write `out/train.parquet`, and validation and test where the config or a source has them.
+
+    Raises:
+        UserError: no row is left, or a split stays empty.
+    """
+    ledger = Ledger()
+    spool = _Spool(out / "rows.parquet", kind)
+    columns = spool.fill(rows, RowRules(config), ColumnsBuilder(config, seed), ledger)
+    fates = decide(columns, config, seed)
+    held_out = _index_held_out(spool, fates, config)
+    _write_splits(spool, fates, held_out, config, ledger, out)
+    ledger.contaminated = held_out.figures()
+    ledger.users = _users(columns, fates)
+    spool.path.unlink()
+    if not ledger.kept["train"]:
+        raise UserError(
+            "no row of train is left",
+            got=f"left out: {dict(ledger.dropped)}",
+            do="hold out less, or set contamination.drop=false",
+        )
+    assert ledger.read == ledger.kept.total() + ledger.dropped.total()
+    return ledger
+
+
+@dataclass(kw_only=True)
+class Fates:
+    """split: (rows,) int8, index into SPLITS. reason: by row, of those that go."""
+
+    split: np.ndarray
+    reason: dict[int, str]
+
+    def splits(self) -> list[str]:
+        """The splits that any row is in."""
+        stay = np.ones(len(self.split), bool)
+        stay[list(self.reason)] = False
+        return [name for i, name in enumerate(SPLITS) if (stay & (self.split == i)).any()]
+
+
+def decide(columns: Columns, config: RulesConfig, seed: int) -> Fates:
+    """All rules of rows together, one after another."""
+    there = np.ones(len(columns), bool)
+    reasons: dict[int, str] = {}
+
+    def drop(gone: np.ndarray, reason: str) -> None:
+        reasons.update(dict.fromkeys(np.flatnonzero(gone).tolist(), reason))
+        there[gone] = False
+
+    if config.identical:
+        drop(decisions.identical_rows(columns, there), "identical")
+    if config.prefix_characters:
+        drop(decisions.shared_prefixes(columns, there), "common_prefix")
+    if config.near_duplicates:
+        threshold = config.near_duplicates
+        drop(decisions.resembling_prompts(columns, there, threshold), "near_duplicate")
+    if config.max_prompts_per_user:
+        limit = config.max_prompts_per_user
+        drop(decisions.over_user_limit(columns, there, limit), "over_user_limit")
+    split, elsewhere = assign_splits(columns, there, config.split, seed)
+    drop(elsewhere, "prompt_in_other_split")
+    return Fates(split=split, reason=reasons)
+
+
+class _Spool(Generic[R]):
+    """The rows that passed the rules of one row, on disk; their sources and splits in memory."""
+
+    def __init__(self, path: Path, kind: type[R]) -> None:
+        self.path = path
+        self.kind: type[R] = kind
+        self._sources: list[str] = []
+
+    def fill(
+        self,
+        rows: Iterable[Sourced[R]],
+        rules: RowRules,
+        columns: ColumnsBuilder,
+        ledger: Ledger,
+    ) -> Columns:
+        """Read all rows, write those that pass, and give their columns."""
+        with TableWriter(self.path, self.kind) as table:
+            for row in rows:
+                ledger.read += 1
+                try:
+                    record = cast(R, rules.apply(row.record))  # rules keep the kind
+                except DroppedRow as dropped:
+                    ledger.drop(dropped.reason, row)
+                    continue
+                columns.add(record, OPEN if row.split is None else SPLITS.index(row.split))
+                self._sources.append(row.source)
+                table.add(record)
+        ledger.changed = rules.changed
+        if not self._sources:
+            raise UserError(
+                "no row is left",
+                got=f"{ledger.read} rows read; left out: {dict(ledger.dropped) or 'none'}",
+                do="check the source, or loosen the rules",
+            )
+        return columns.done()
+
+    def __iter__(self) -> Iterator[tuple[int, Sourced[R]]]:
+        for number, record in enumerate(iterate_table(self.path, self.kind)):
+            yield number, Sourced(record=record, source=self._sources[number])
+
+
+def _index_held_out(spool: _Spool[R], fates: Fates, config: RulesConfig) -> HeldOutPrompts:
+    held_out = HeldOutPrompts(config.contamination)
+    if config.contamination.against:
+        for record in iterate_table(Path(config.contamination.against), Prompt):
+            held_out.add(prompt_text(record), "against")
+    for number, row in spool:
+        split = SPLITS[fates.split[number]]
+        if split != "train" and number not in fates.reason:
+            held_out.add(prompt_text(row.record), split)
+    return held_out
+
+
+def _write_splits(
+    spool: _Spool[R],
+    fates: Fates,
+    held_out: HeldOutPrompts,
+    config: RulesConfig,
+    ledger: Ledger,
+    out: Path,
+) -> None:
+    with ExitStack() as stack:
+        tables = {
+            split: stack.enter_context(TableWriter(out / f"{split}.parquet", spool.kind))
+            for split in fates.splits()
+        }
+        for number, row in spool:
+            split = SPLITS[fates.split[number]]
+            reason = fates.reason.get(number)
+            if reason is None and split == "train" and held_out.matches(prompt_text(row.record)):
+                reason = "contaminated" if config.contamination.drop else None
+            if reason is not None:
+                fates.reason[number] = reason
+                ledger.drop(reason, row)
+                continue
+            tables[split].add(row.record)
+            ledger.kept[split] += 1
+            ledger.by_source[row.source] += 1
+
+
+def _users(columns: Columns, fates: Fates) -> dict[str, int]:
+    """Users by split, where rows name any."""
+    stay = columns.user != 0
+    stay[list(fates.reason)] = False
+    counts = {
+        name: len(np.unique(columns.user[stay & (fates.split == i)]))
+        for i, name in enumerate(SPLITS)
+    }
+    return {name: users for name, users in counts.items() if users}
