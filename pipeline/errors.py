@@ -1,11 +1,12 @@
 """How a user's mistake is shown: what is wrong, what was found, what to do; never a traceback."""
 
-import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from stages.contracts import InterruptedRunError, UserError
+from stages.contracts import closest as closest
+from stages.contracts import nearest as nearest
 
 STAGE_FAILED, USER_FAULT, INTERRUPTED = 1, 2, 130
 
@@ -31,19 +32,6 @@ def raise_faults(faults: Sequence[UserError]) -> None:
         raise faults[0]
     if faults:
         raise FaultsError(faults)
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """What the user may have meant: the nearest valid name, or all of them where none is near."""
-    names = sorted(set(valid))
-    if close := closest(name, names):
-        return f"did you mean {close}?"
-    return f"one of {', '.join(names)}" if names else "leave it out"
-
-
-def closest(name: str, valid: Iterable[str]) -> str | None:
-    """The nearest valid name, if one is near."""
-    return next(iter(difflib.get_close_matches(name, sorted(set(valid)), n=1, cutoff=0.6)), None)
 
 
 def exit_code(run: Callable[[], int]) -> int:

@@ -63,16 +63,15 @@ class Calibration:
     expected_error: float
 
 
-def calibration(scores: Judgements, labels: Judgements, num_bins: int) -> Calibration:
-    """How often the labeler prefers what the reward model prefers, along its stated probability.
+def calibrate(leads: np.ndarray, num_bins: int) -> Calibration:
+    """Predicted and observed preference of pairs, along the probability that the model states.
 
-    Each pair is turned so that the model's favourite comes first: its probability, sigmoid of the
-    score difference (Eq. 1), lies in [0.5, 1]; bins of equal width, empty ones left out.
+    leads: (P,) score of what the labeler prefers minus that of the other. Each pair is turned so
+    that the model's favourite comes first: its probability, sigmoid of the score difference
+    (Eq. 1), lies in [0.5, 1]; bins of equal width, empty ones left out.
     """
-    scored, labelled = differences(scores), differences(labels)
-    kept = labelled != 0
-    predicted = 1 / (1 + np.exp(-np.abs(scored[kept])))
-    observed = 0.5 + 0.5 * np.sign(scored[kept]) * np.sign(labelled[kept])
+    predicted = 1 / (1 + np.exp(-np.abs(leads)))
+    observed = 0.5 + 0.5 * np.sign(leads)
     edges = np.linspace(0.5, 1.0, num_bins + 1)
     places = np.clip(np.digitize(predicted, edges) - 1, 0, num_bins - 1)
     bins = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from reward.agreement import qualities
+from reward.examination import Scored
 from reward.ranking import RankedScores, ragged_scores
 from reward.scoring import score_responses
 from stages.contracts import UserError
@@ -30,6 +31,7 @@ class RankedPrompt:
     gold: list[float] | None = None  # a known quality of each response, where there is one
     pairs: list[tuple[int, int, float]] | None = None  # (better, worse, margin), instead of ranks
     weight: float = 1.0  # of its loss
+    comparison: Comparison | None = None  # the record, where one was read
 
     @property
     def width(self) -> int:
@@ -83,6 +85,7 @@ def _encode(
         gold=row.scores,
         pairs=row.pairs,
         weight=row.weight,
+        comparison=row,
     )
 
 
@@ -123,6 +126,18 @@ def by_prompt(scores: Tensor, prompts: Sequence[RankedPrompt]) -> list[list[floa
     """Flat scores (N,) as one list a prompt."""
     flat = iter(scores.tolist())
     return [[next(flat) for _ in prompt.responses] for prompt in prompts]
+
+
+def beside_records(
+    rows: Sequence[Sequence[float]], prompts: Sequence[RankedPrompt]
+) -> list[Scored]:
+    """Scores by prompt beside the records that were read, for an examination."""
+    scored = []
+    for row, prompt in zip(rows, prompts, strict=True):
+        assert prompt.comparison is not None
+        lengths = [len(response) for response in prompt.responses]
+        scored.append(Scored(comparison=prompt.comparison, scores=row, lengths=lengths))
+    return scored
 
 
 def ranked_scores(scores: Tensor, prompts: Sequence[RankedPrompt]) -> RankedScores:

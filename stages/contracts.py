@@ -8,6 +8,7 @@ Its keyword names are its upstream assets, its config is one dataclass, it reads
 writes only into `out`. It can be called from a notebook or a test: it does not know what runs it.
 """
 
+import difflib
 import json
 import os
 import time
@@ -30,6 +31,19 @@ class UserError(Exception):
         lines += [f"  got: {self.got}"] if self.got else []
         lines += [f"  do:  {self.do}"] if self.do else []
         return "\n".join(lines)
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """What the user may have meant: the nearest valid name, or all of them where none is near."""
+    names = sorted(set(valid))
+    if close := closest(name, names):
+        return f"did you mean {close}?"
+    return f"one of {', '.join(names)}" if names else "leave it out"
+
+
+def closest(name: str, valid: Iterable[str]) -> str | None:
+    """The nearest valid name, if one is near."""
+    return next(iter(difflib.get_close_matches(name, sorted(set(valid)), n=1, cutoff=0.6)), None)
 
 
 class InterruptedRunError(Exception):

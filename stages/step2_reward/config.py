@@ -89,8 +89,9 @@ class RewardModelConfig(AdamWConfig, StageConfig):
     microbatch_tokens: tokens a forward, padding included. encoding: of prompts, once for all their
     responses where a probe of the model finds that exact (`reward/encoding.py`). unit_variance:
     besides shifting the scores, scale them to standard deviation 1 on the validation completions
-    (Ziegler et al. 2019); the paper only shifts. peft: lora trains the head and a copy of SFT's
-    adapter. validate_every: in steps; 0 only at the end.
+    (Ziegler et al. 2019); the paper only shifts. held_out_groups: labeler groups that training
+    never sees; validation tells both kinds apart (§4.1). peft: lora trains the head and a copy of
+    SFT's adapter. validate_every: in steps; 0 only at the end.
     """
 
     lr: float = 9e-6
@@ -101,6 +102,7 @@ class RewardModelConfig(AdamWConfig, StageConfig):
     loss: Loss = Loss.pairwise
     denominator: Denominator = Denominator.surviving
     unit_variance: bool = False
+    held_out_groups: list[str] = field(default_factory=list)
     max_length: int = 2048
     microbatch_tokens: int = 16_384
     encoding: Encoding = Encoding.auto

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from reward.agreement import calibration
 from reward.encoding import choose
+from reward.examination import examine
 from reward.model import (
     RewardModel,
     load_reward_tokenizer,
@@ -20,7 +20,7 @@ from reward.model import (
     save_reward_model,
 )
 from reward.normalization import normalise
-from reward.ranked_prompts import RankedPrompt, beside_labels, by_prompt, read_ranked_prompts
+from reward.ranked_prompts import RankedPrompt, beside_records, by_prompt, read_ranked_prompts
 from reward.scoring import score_responses
 from stages.contracts import Context, Report, UserError
 from stages.lm.loading import text_contract
@@ -31,12 +31,11 @@ from stages.lm.training import train_steps
 from stages.records.schemas import Demonstration
 from stages.records.tables import read_table
 from stages.step2_reward.config import Loss, RewardModelConfig
+from stages.step2_reward.held_out import without_groups
 from stages.step2_reward.reward_trainer import RewardTrainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-CALIBRATION_BINS = 10
 
 
 def run(
@@ -49,7 +48,7 @@ def run(
     context: Context,
     base: Path | None = None,
 ) -> Report:
-    """Train, normalise and save; writes model/ and calibration.json.
+    """Train, normalise and save; writes model/, examination.json and calibration.json.
 
     base: on which SFT's adapter lies; with `peft=lora` alone. Raises InterruptedRunError after a
     checkpoint when asked to stop, UserError for unusable data.
@@ -58,17 +57,14 @@ def run(
     train, too_long = read_ranked_prompts(
         comparisons / "train.parquet", tokenizer, config.max_length
     )
-    ranked = [prompt for prompt in train if prompt.num_pairs]
-    if not ranked:
-        raise UserError(
-            "no comparison to learn from",
-            got=f"{len(train)} prompts whose completions all tie",
-            do="lower labeler.tie_margin, or raise completions.k_max",
-        )
-    _check_margins(config, ranked)
     validation, validation_too_long = read_ranked_prompts(
         comparisons / "validation.parquet", tokenizer, config.max_length
     )
+    seen = without_groups(train, validation, config.held_out_groups)
+    ranked = [prompt for prompt in seen if prompt.num_pairs]
+    _check_untied(seen, "train")
+    _check_untied(validation, "validation")
+    _check_margins(config, ranked)
     start = _start(config, sft / "model", base)
     pad_token_id = int(tokenizer.pad_token_id)
     encoding = choose(config.encoding, start.model, pad_token_id, config.max_length)
@@ -82,19 +78,30 @@ def run(
     )
     train_steps(trainer.model, trainer.plan(), context)
     metrics = {
-        "train_prompts_all_tied": float(len(train) - len(ranked)),
+        "train_prompts_all_tied": float(len(seen) - len(ranked)),
+        "train_prompts_held_out": float(len(train) - len(seen)),
         "train_prompts_too_long": float(too_long),
         "validation_prompts_too_long": float(validation_too_long),
     }
-    metrics |= _normalise(trainer, tokenizer, demonstrations / "train.parquet")
+    by_labelers, unfit = _normalise(trainer, tokenizer, demonstrations / "train.parquet")
+    metrics["demonstrations_too_long"] = float(unfit)
     of_base = start.publish(tokenizer, out / "model")
-    metrics |= _finish(trainer, out)
+    metrics |= _finish(trainer, by_labelers, out)
     contract = text_contract(tokenizer, config.max_length) | of_base
     own = {
         "reward_bias": trainer.model.reward_bias,
         "prompt_encoding": f"{encoding.encoding}: {encoding.why}",
     }
     return Report(metrics=metrics, contract=contract | own)
+
+
+def _check_untied(prompts: list[RankedPrompt], split: str) -> None:
+    if not any(prompt.num_pairs for prompt in prompts):
+        raise UserError(
+            f"no comparison to {'learn from' if split == 'train' else 'judge by'}",
+            got=f"{len(prompts)} {split} prompts whose completions all tie",
+            do="lower labeler.tie_margin, or raise completions.k_max",
+        )
 
 
 def _check_margins(config: RewardModelConfig, prompts: list[RankedPrompt]) -> None:
@@ -136,24 +143,32 @@ def _start(config: RewardModelConfig, sft: Path, base: Path | None) -> _Start:
 
 def _normalise(
     trainer: RewardTrainer, tokenizer: "PreTrainedTokenizerBase", demonstrations: Path
-) -> dict[str, float]:
+) -> tuple[list[float], int]:
+    """Shift, scale by option; the demonstrations' scores afterwards, and how many did not fit."""
     model, unit_variance = trainer.model, trainer.config.unit_variance
     by_labelers, too_long = _demonstration_scores(model, tokenizer, demonstrations, trainer)
-    normalise(model, by_labelers, trainer.validation_scores() if unit_variance else None)
-    return {"demonstrations_too_long": float(too_long)}
+    completions = trainer.validation_scores() if unit_variance else None
+    return normalise(model, by_labelers, completions).tolist(), too_long
 
 
-def _finish(trainer: RewardTrainer, out: Path) -> dict[str, float]:
-    """The final figures of the normalised model; its calibration is written."""
-    model = trainer.model
-    scores = trainer.validation_scores() - model.reward_bias
-    rows = by_prompt(scores, trainer.validation)
-    measured = calibration(*beside_labels(rows, trainer.validation), CALIBRATION_BINS)
-    (out / "calibration.json").write_text(json.dumps(measured.bins, indent=2) + "\n")
+def _finish(trainer: RewardTrainer, demonstrations: list[float], out: Path) -> dict[str, float]:
+    """The final figures of the normalised model; its examination is written."""
+    scores = trainer.validation_scores() - trainer.model.reward_bias
+    examined = examine(
+        beside_records(by_prompt(scores, trainer.validation), trainer.validation),
+        held_out_groups=trainer.config.held_out_groups,
+        others={"demonstrations": demonstrations},
+    )
+    content = examined.content()
+    (out / "examination.json").write_text(json.dumps(content, indent=2) + "\n")
+    (out / "calibration.json").write_text(
+        json.dumps(content["calibration"]["bins"], indent=2) + "\n"
+    )
     return {
         **trainer.evaluate(scores),
-        "calibration_error": measured.expected_error,
-        "reward_bias": model.reward_bias,
+        **{f"validation_{name}": value for name, value in examined.figures().items()},
+        "calibration_error": examined.calibration.expected_error,
+        "reward_bias": trainer.model.reward_bias,
         "completion_score_mean": float(scores.mean()),
         "completion_score_std": float(scores.std(unbiased=False)),
     }

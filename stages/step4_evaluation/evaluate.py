@@ -19,7 +19,12 @@ from stages.step4_evaluation.answers import Answers, Exam
 from stages.step4_evaluation.config import EvaluationConfig
 from stages.step4_evaluation.figures import Results
 from stages.step4_evaluation.pretraining import read_documents, text_loss
-from stages.step4_evaluation.reward_checks import check_gold, check_labels
+from stages.step4_evaluation.reward_checks import (
+    check_gold,
+    check_labels,
+    label_figures,
+    score_distributions,
+)
 from stages.step4_evaluation.samples import sample_rows
 
 SHOWN_IN_JOURNAL = 16
@@ -39,7 +44,7 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     out: Path,
     context: Context,
 ) -> Report:
-    """Measure; writes figures.json, calibration.json and samples.json.
+    """Measure; writes figures.json, calibration.json, score_distributions.json and samples.json.
 
     policy: a model folder, or best-of-n. ppo_init: what the policy started from (sft for DPO and
     best-of-n). Raises InterruptedRunError when asked to stop: the next run measures again.
@@ -52,7 +57,7 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     folders = model_folders(policy, ppo_init, sft, base)
     results = _examine(exam, folders, policy, text / "validation.parquet", context)
     labels = check_labels(exam, comparisons / "validation.parquet", config)
-    judged = labels.figures | check_gold(exam, load_causal_lm(folders["sft"]), config)
+    judged = label_figures(labels) | check_gold(exam, load_causal_lm(folders["sft"]), config)
     also = {"prompts_too_long": float(rows.too_long)}
     also |= {"policy_kl": policy_kl(exam, results.answers["policy"], folders, policy)}
     figures = _named("evaluation", results.figures(config.confidence) | also)
@@ -60,6 +65,7 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     samples = sample_rows(rows.records, results.answers, config)
     _write(out / "figures.json", figures)
     _write(out / "calibration.json", labels.calibration.bins)
+    _write(out / "score_distributions.json", score_distributions(results.answers))
     _write(out / "samples.json", samples)
     context.journal.table(0, "samples", samples[:SHOWN_IN_JOURNAL])
     context.journal.advance(len(folders) + 1)

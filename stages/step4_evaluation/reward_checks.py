@@ -1,40 +1,43 @@
 """Is the reward model right: against labels it never saw, and against gold where that is known."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reward.agreement import Calibration, accuracy, calibration
-from reward.ranked_prompts import beside_labels, by_prompt, read_ranked_prompts, score_ranked
+from reward.agreement import accuracy
+from reward.examination import Examination, examine
+from reward.ranked_prompts import beside_records, by_prompt, read_ranked_prompts, score_ranked
+from reward.score_distributions import distribution
 from stages.lm.rollout import Sampling
-from stages.step4_evaluation.answers import Exam
+from stages.step4_evaluation.answers import Answers, Exam
 from stages.step4_evaluation.config import EvaluationConfig
 
 
-@dataclass(kw_only=True)
-class LabelCheck:
-    """Figures on the validation comparisons, and the calibration on their untied pairs."""
-
-    figures: dict[str, float]
-    calibration: Calibration
-
-
-def check_labels(exam: Exam, comparisons: Path, config: EvaluationConfig) -> LabelCheck:
-    """Accuracy against labels; beside it the label ceiling, the accuracy gold itself would have."""
+def check_labels(exam: Exam, comparisons: Path, config: EvaluationConfig) -> Examination:
+    """The reward model on held-out comparisons, the label ceiling beside its accuracy."""
     prompts, _ = read_ranked_prompts(comparisons, exam.tokenizer, config.max_length)
     flat = score_ranked(exam.reward_model.scores, prompts, exam.pad_token_id)
-    scores, labels = beside_labels(by_prompt(flat, prompts), prompts)
-    measured = calibration(scores, labels, config.calibration_bins)
+    rows = beside_records(by_prompt(flat, prompts), prompts)
+    return examine(rows, calibration_bins=config.calibration_bins)
+
+
+def label_figures(examined: Examination) -> dict[str, float]:
+    """Accuracy and calibration on labels; what gold itself would reach, where it is known."""
     figures = {
-        "accuracy_labels": accuracy(scores, labels).value,
-        "calibration_error": measured.expected_error,
+        "accuracy_labels": examined.overall.accuracy,
+        "calibration_error": examined.calibration.expected_error,
     }
-    gold = [prompt.gold for prompt in prompts if prompt.gold is not None]
-    if len(gold) == len(prompts):
-        figures["label_ceiling"] = accuracy(*beside_labels(gold, prompts)).value
-    return LabelCheck(figures=figures, calibration=measured)
+    if examined.label_ceiling is not None:
+        figures["label_ceiling"] = examined.label_ceiling
+    return figures
+
+
+def score_distributions(answers: Mapping[str, Answers]) -> list[dict[str, Any]]:
+    """How the reward model scores each model's answers."""
+    return [asdict(distribution(name, given.proxy)) for name, given in answers.items()]
 
 
 def check_gold(exam: Exam, sft: Any, config: EvaluationConfig) -> dict[str, float]:

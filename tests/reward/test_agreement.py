@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward.agreement import accuracy, agreement, calibration, qualities, tie_share
+from reward.agreement import accuracy, agreement, calibrate, qualities, tie_share
 
 judgement = st.lists(st.integers(-3, 3), min_size=4, max_size=4)
 
@@ -58,9 +59,7 @@ def test_calibration_by_hand() -> None:
     Mutation: leaving out `np.abs` puts the reversed pair into no bin of its own.
     """
     ln3 = math.log(3)
-    scores = [[ln3, 0.0], [0.0, ln3], [0.0, ln3], [1.0, 1.0]]
-    labels = qualities([[1, 2], [2, 1], [1, 2], [1, 2]])
-    result = calibration(scores, labels, num_bins=2)
+    result = calibrate(np.array([ln3, ln3, -ln3, 0.0]), num_bins=2)
     low, high = result.bins
     assert (low["low"], low["high"], low["count"], low["observed"]) == (0.5, 0.75, 1, 0.5)
     assert high["count"] == 3
@@ -71,5 +70,5 @@ def test_calibration_by_hand() -> None:
 
 def test_a_certain_model_lies_in_the_last_bin() -> None:
     """Probability 1 belongs to the last bin. Mutation: no `clip`."""
-    (only,) = calibration([[1000.0, 0.0]], [[1.0, 0.0]], num_bins=5).bins
+    (only,) = calibrate(np.array([1000.0]), num_bins=5).bins
     assert (only["low"], only["high"], only["observed"]) == (0.9, 1.0, 1.0)

@@ -10,6 +10,7 @@ import torch
 
 from reward.encoding import SEPARATE
 from reward.model import load_reward_model, load_reward_tokenizer, new_reward_model
+from reward.normalization import normalise
 from reward.ranked_prompts import RankedPrompt, group_prompts, read_ranked_prompts
 from reward.ranking import ragged_scores
 from stages.contracts import Context, InterruptedRunError, Journal, UserError
@@ -95,8 +96,19 @@ def test_demonstrations_score_zero_on_average(
 
 
 def test_unit_variance(world: Path, comparisons: Path, tmp_path: Path) -> None:
+    """The figure, and the scale of what Transformers alone reads from the folder."""
     report = train(world, comparisons, tmp_path / "out", epochs=1.0, unit_variance=True)
     assert report.metrics["completion_score_std"] == pytest.approx(1, abs=1e-4)
+    examined = json.loads((tmp_path / "out" / "examination.json").read_text())
+    by_name = {source["name"]: source for source in examined["scores"]}
+    assert by_name["sft"]["std"] == pytest.approx(1, abs=1e-4)
+    assert by_name["demonstrations"]["mean"] == pytest.approx(0, abs=1e-5)
+
+
+def test_unit_variance_needs_scores_that_differ(world: Path) -> None:
+    model = new_reward_model(world / "sft" / "model", seed=0)
+    with pytest.raises(UserError, match="unit_variance"):
+        normalise(model, torch.zeros(2), torch.ones(3))
 
 
 def test_a_stopped_training_continues_bit_by_bit(
@@ -216,7 +228,8 @@ def test_groups_hold_whole_prompts_within_the_budget() -> None:
 def test_what_the_loss_cannot_use_is_refused(
     world: Path, tmp_path: Path, changes: dict, message: str
 ) -> None:
-    write_table(tmp_path / "train.parquet", [comparison(world, 0, **changes)])
+    for split in ("train", "validation"):
+        write_table(tmp_path / f"{split}.parquet", [comparison(world, 0, **changes)])
     with pytest.raises(UserError, match=message):
         train(world, tmp_path, tmp_path / "out", loss=Loss.plackett_luce)
 
@@ -236,6 +249,43 @@ def test_explicit_pairs_are_learnt_where_ranks_say_nothing(world: Path, tmp_path
     report = train(world, tmp_path, tmp_path / "out")
     assert report.metrics["validation_accuracy_labels"] > 0.9
     assert report.metrics["validation_accuracy_gold"] > 0.9
+
+
+def grouped(world: Path, number: int) -> Comparison:
+    """Every third is ranked by a group of the opposite taste."""
+    row = comparison(world, number, labeler_group="short" if number % 3 == 0 else "long")
+    if row.labeler_group == "long":
+        return row
+    return replace(row, ranks=[len(row.ranks) + 1 - rank for rank in row.ranks])
+
+
+def test_groups_can_be_held_out(world: Path, tmp_path: Path) -> None:
+    """Of two opposite tastes one is learnt. Mutation: nobody dropped leaves both near a half."""
+    write_table(tmp_path / "train.parquet", [grouped(world, n) for n in range(60)])
+    write_table(tmp_path / "validation.parquet", [grouped(world, n) for n in range(60, 90)])
+    report = train(world, tmp_path, tmp_path / "out", held_out_groups=["short"])
+    assert report.metrics["train_prompts_held_out"] == 20
+    assert report.metrics["validation_accuracy_seen_groups"] > 0.9
+    assert report.metrics["validation_accuracy_held_out_groups"] < 0.1
+    examined = json.loads((tmp_path / "out" / "examination.json").read_text())
+    assert examined["held_out_groups"] == ["short"]
+    assert {share["name"] for share in examined["by_group"]} == {"long", "short"}
+    assert {share["name"] for share in examined["by_k"]} == {"2", "3", "4"}
+    assert [source["name"] for source in examined["scores"]] == ["sft", "demonstrations"]
+    assert examined["scores"][1]["mean"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [(["shrot"], "did you mean short"), (["short", "long"], "nothing to train on")],
+)
+def test_groups_that_cannot_be_held_out(
+    world: Path, tmp_path: Path, groups: list[str], message: str
+) -> None:
+    for split in ("train", "validation"):
+        write_table(tmp_path / f"{split}.parquet", [grouped(world, n) for n in range(6)])
+    with pytest.raises(UserError, match=message):
+        train(world, tmp_path, tmp_path / "out", held_out_groups=groups)
 
 
 def test_what_is_too_long_is_left_out_and_counted(
@@ -260,11 +310,14 @@ def test_a_comparison_without_weight_is_not_learnt(
     assert report.metrics["validation_accuracy_labels"] > 0.9
 
 
+@pytest.mark.parametrize(
+    ("split", "message"), [("train", "learn from"), ("validation", "judge by")]
+)
 def test_comparisons_of_ties_alone_are_refused(
-    world: Path, comparisons: Path, tmp_path: Path
+    world: Path, comparisons: Path, tmp_path: Path, split: str, message: str
 ) -> None:
-    write_table(comparisons / "train.parquet", [comparison(world, 0, ranks=[1, 1])])
-    with pytest.raises(UserError, match="no comparison to learn from"):
+    write_table(comparisons / f"{split}.parquet", [comparison(world, 0, ranks=[1, 1])])
+    with pytest.raises(UserError, match=f"no comparison to {message}"):
         train(world, comparisons, tmp_path / "out")
 
 

@@ -94,13 +94,17 @@ def test_every_figure_is_there(assets: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_files_for_the_report(assets: dict[str, Path], tmp_path: Path) -> None:
-    evaluate(assets, tmp_path)
+    figures = evaluate(assets, tmp_path)
     samples = json.loads((tmp_path / "samples.json").read_text())
     assert len(samples) == 3
     for name in ("prompt", "sft", "policy", "sft_gold", "policy_gold", "sft_proxy", "policy_proxy"):
         assert name in samples[0]
     for entry in json.loads((tmp_path / "calibration.json").read_text()):
         assert set(entry) == {"low", "high", "predicted", "observed", "count"}
+    scores = json.loads((tmp_path / "score_distributions.json").read_text())
+    assert [source["name"] for source in scores] == ["base", "sft", "ppo_init", "policy", "ema"]
+    for source in scores:
+        assert source["mean"] == pytest.approx(figures[f"evaluation.{source['name']}_proxy_mean"])
 
 
 def test_the_same_run_gives_the_same_figures(assets: dict[str, Path], tmp_path: Path) -> None:
