@@ -14,6 +14,7 @@ COMMANDS = {
     "show": "show one run: config, stages, figures, lineage",
     "report": "draw report.html of a run again",
     "chat": "talk to a run's trained policy, its SFT policy beside it",
+    "serve-reward": "serve a run's reward model over HTTP",
     "gc": "free what no kept run needs",
 }
 EXAMPLES = """\
@@ -43,14 +44,14 @@ def dispatch(arguments: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise UserError("unknown command", got=name, do=nearest(name, COMMANDS))
-    command = importlib.import_module(f"pipeline.commands.{name}")
+    command = importlib.import_module(f"pipeline.commands.{name.replace('-', '_')}")
     status: int = command.main(rest)
     return status
 
 
 def usage() -> str:
     """What `--help` prints."""
-    lines = [f"  {name:8}{what}" for name, what in COMMANDS.items()]
+    lines = [f"  {name:16}{what}" for name, what in COMMANDS.items()]
     head = "usage: python -m pipeline COMMAND [options | hydra overrides]"
     return "\n".join([head, "", "commands:", *lines, "", "examples:", EXAMPLES])
 

@@ -12,7 +12,7 @@ from reward.endpoint_config import RemoteConfig
 from reward.text_rewards import RewardError, check_scores
 from stages.records.schemas import Message
 
-SCORES_PATH = "/v1/scores"
+SCORES_PATH, HEALTH_PATH = "/v1/scores", "/health"
 
 
 class RemoteReward:
