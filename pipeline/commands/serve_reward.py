@@ -56,7 +56,11 @@ def _parse(arguments: Sequence[str]) -> Namespace:
         help="the environment variable with the token that clients must send",
     )
     parser.add_argument(
-        "--token-file", metavar="PATH", type=Path, default=TOKEN_FILE, help="if that is not set: where the token is kept"
+        "--token-file",
+        metavar="PATH",
+        type=Path,
+        default=TOKEN_FILE,
+        help="if that is not set: where the token is kept",
     )
     parser.add_argument("--batch-size", type=int, default=64, help="responses scored together")
     parser.add_argument(
@@ -176,12 +180,8 @@ def _serve(served: "Served", how_to_ask: Sequence[str]) -> None:
 
 
 def _how_to_ask(asked: Namespace, about: dict[str, Any], where: str) -> list[str]:
-    host = asked.host if asked.host != "0.0.0.0" else socket.gethostname()
-    keys = (
-        f"reward.remote.url=http://{host}:{asked.port} reward.remote.model={about['fingerprint']}"
-    )
-    lines = ["A client's shell, then its run:", f"  {where}"] if where else ["A client's run:"]
-    lines.append(f"  python -m pipeline run ... reward=remote {keys}")
+    lines = [f"the model's fingerprint: {about['fingerprint']}"]
+    lines += [f"in a client's shell: {where}"] if where else []
     if not _is_loopback(asked.host):
         lines.append(
             f"{asked.host} is open to the network, and this is plain HTTP: put a proxy with TLS in "
