@@ -114,8 +114,8 @@ def typed(composed: DictConfig) -> PipelineConfig:
 
 
 def _is_told_elsewhere(fault: UserError) -> bool:
-    """Stages refer to the groups `rollout`, `placement`, `peft`, which tell of their own keys."""
-    copies = ("align.rollout", "align.placement", "sft.peft", "ppo_init.peft")
+    """Stages refer to these groups, which tell of their own keys."""
+    copies = ("align.rollout", "align.placement", "align.reward", "sft.peft", "ppo_init.peft")
     copied = tuple(f"{copy}{end}" for copy in copies for end in ".:")
     return any(text.startswith(copied) for text in (fault.what, fault.got))
 

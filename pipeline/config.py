@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.fingerprint import effective
 from pipeline.tracking.config import TrackingConfig
 from pipeline.workflow import Selection
+from reward.config import RewardConfig
 from stages.contracts import StageConfig, UserError
 from stages.lm.engines.config import RolloutConfig
 from stages.lm.peft.config import PeftConfig
@@ -127,8 +128,8 @@ class RunConfig:
 class PipelineConfig(RunConfig):
     """Everything a run depends on. `scale` has been read by the options and is gone by now.
 
-    peft, rollout, placement, precision: the stages' options refer to them, so they count where they
-    are used.
+    reward, peft, rollout, placement, precision: the stages' options refer to them, so they count
+    where they are used.
     """
 
     data: DataConfig
@@ -138,6 +139,7 @@ class PipelineConfig(RunConfig):
     completions: CompletionsConfig
     comparisons: ComparisonsConfig
     reward_model: RewardModelConfig
+    reward: RewardConfig = field(metadata=NO_EFFECT)
     align: AlignConfig
     evaluation: EvaluationConfig
     peft: PeftConfig = field(metadata=NO_EFFECT)

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pipeline.sources import Sources
 from stages.contracts import StageConfig, UserError
 
 # Packages that decide numbers, and those of them that each brings into a computation.
@@ -113,12 +114,13 @@ def plain(value: Any, keep: Keep = _affects_result) -> Any:
 
 
 def external_digests(config: StageConfig) -> dict[str, str]:
-    """Digest of the content behind every `external_input` field that is set.
+    """Digest of the content behind every `external_input` and `external_code` field that is set.
 
     Raises:
-        UserError: a file or folder that is not there.
+        UserError: a file, folder or module that is not there.
     """
-    return {key: content_digest(Path(path), key) for key, path in _external_paths(config)}
+    files = {key: content_digest(Path(path), key) for key, path in _external_paths(config)}
+    return files | {f"{key}.{name}": code_digest(name, key) for key, name in _external_code(config)}
 
 
 def content_digest(path: Path, key: str) -> str:
@@ -135,6 +137,20 @@ def content_digest(path: Path, key: str) -> str:
     return digest.hexdigest()
 
 
+def code_digest(name: str, key: str) -> str:
+    """sha256 of the syntax trees of the module of `module.name`, and of what it imports from the
+    project, from its own package and from beside it."""
+    module = name.rpartition(".")[0]
+    trees = Sources().version(module, beside=True)
+    if module not in trees:
+        raise UserError(
+            f"{key} names a module that is not there",
+            got=name,
+            do=f"put {module.replace('.', '/')}.py into this folder or on PYTHONPATH",
+        )
+    return hashlib.sha256(json.dumps(trees).encode()).hexdigest()
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as file:
@@ -148,6 +164,15 @@ def _external_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str | 
             yield from _external_paths(value, f"{prefix}{spec.name}.")
         elif _is_external(spec) and value:
             yield f"{prefix}{spec.name}", value
+
+
+def _external_code(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for spec in fields(config):
+        value = getattr(config, spec.name)
+        if is_dataclass(value):
+            yield from _external_code(value, f"{prefix}{spec.name}.")
+        elif spec.metadata.get("external_code", False):
+            yield from ((f"{prefix}{spec.name}", name) for name in value or ())
 
 
 def differences(now: Parts, before: Parts) -> list[str]:

@@ -13,6 +13,7 @@ from pipeline.artifacts import folder_size
 from pipeline.manifest import check_contents
 from pipeline.planning import Plan
 from pipeline.workflow import Stage, copies_adapters
+from reward.functions import check_functions
 from stages.contracts import StageConfig, UserError
 from stages.lm.engines.config import check_engine
 from stages.step0_base.config import BaseConfig, BaseKind
@@ -36,6 +37,7 @@ def run_faults(plan: Plan, run_dir: Path) -> list[UserError]:
     """Every fault that would stop the planned work later."""
     unwritable = _unwritable({"store": plan.store.root, "run folder": run_dir})
     faults = unwritable + _damaged(plan) + _engine_faults(plan) + _adapter_faults(plan)
+    faults += _reward_faults(plan)
     return faults + ([] if unwritable else _disk_faults(plan))
 
 
@@ -72,6 +74,13 @@ def _engine_faults(plan: Plan) -> list[UserError]:
     except UserError as fault:
         return [fault]
     return []
+
+
+def _reward_faults(plan: Plan) -> list[UserError]:
+    """Reward functions that a policy to be trained could not call."""
+    configs = [plan.stages[asset].stage.config for asset in plan.to_run]
+    paths = {p for c in configs if isinstance(c, PpoConfig) for p in c.reward.function_weights}
+    return check_functions(sorted(paths))
 
 
 def _adapter_faults(plan: Plan) -> list[UserError]:

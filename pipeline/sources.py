@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PROJECT_PACKAGES = ("stages", "reward")
+INSTALLED = {"site-packages", "dist-packages"}
 
 
 class Sources:
@@ -21,12 +22,13 @@ class Sources:
         self._roots: dict[str, Path | None] = {}
         self._read: dict[str, tuple[str, list[str]]] = {}
 
-    def version(self, module: str) -> dict[str, str]:
+    def version(self, module: str, *, beside: bool = False) -> dict[str, str]:
         """Digest by name of `module` and of every module it imports from the project, transitively.
 
-        The project is `stages`, `reward` and the package that `module` itself lives in.
+        The project is `stages`, `reward` and the package that `module` itself lives in. beside:
+        what lies in the same folder, too, unless that is where packages are installed.
         """
-        digests, _ = self._reach(module)
+        digests, _ = self._reach(module, beside=beside)
         return dict(sorted(digests.items()))
 
     def packages(self, module: str) -> set[str]:
@@ -34,21 +36,28 @@ class Sources:
         _, foreign = self._reach(module)
         return foreign
 
-    def _reach(self, module: str) -> tuple[dict[str, str], set[str]]:
+    def _reach(self, module: str, *, beside: bool = False) -> tuple[dict[str, str], set[str]]:
         """Digests of the project's modules within reach, and the names of all other packages."""
         packages = {*PROJECT_PACKAGES, module.partition(".")[0]}
+        near = self._folder(module.partition(".")[0]) if beside else None
         digests: dict[str, str] = {}
         foreign: set[str] = set()
         waiting = [module]
         while waiting:
             name = waiting.pop()
             package = name.partition(".")[0]
-            if package not in packages:
+            if package not in packages and not (near and self._folder(package) == near):
                 foreign.add(package)
             elif name not in digests and self._path(name):
                 digests[name], imports = self._digest(name)
                 waiting += imports
         return digests, foreign
+
+    def _folder(self, package: str) -> Path | None:
+        """Where a package's folder or a module's file lies; None where packages are installed."""
+        self._path(package)
+        root = self._roots[package]
+        return root.parent if root and not INSTALLED & set(root.parts) else None
 
     def _digest(self, module: str) -> tuple[str, list[str]]:
         if module not in self._read:

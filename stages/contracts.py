@@ -60,6 +60,10 @@ def external_input(default: Any) -> Any:
     return field(default=default, metadata={"external": True})
 
 
+# Of a config field whose keys are `module.name`: the modules' source counts beside the values.
+EXTERNAL_CODE = {"external_code": True}
+
+
 class GoldKind(StrEnum):
     """A known true reward: logged and judged by, never trained on."""
 

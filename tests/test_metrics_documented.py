@@ -88,9 +88,9 @@ def logged() -> tuple[set[str], list[str]]:
 
 
 def pattern(node: ast.JoinedStr) -> list[str]:
-    """`f"time/{name}_s"` as `time/[a-z_0-9]+_s`; nothing for other texts."""
+    """`f"time/{name}_s"` as `time/[\\w/]+_s`; nothing for other texts."""
     parts = [
-        re.escape(str(part.value)) if isinstance(part, ast.Constant) else "[a-z_0-9]+"
+        re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"[\w/]+"
         for part in node.values
     ]
     text = "".join(parts)

@@ -7,6 +7,7 @@ Where the paper prints no value the comment says whose it is: LMHP (Ziegler et a
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from reward.config import RewardConfig
 from stages.contracts import (
     GoldKind,
     GroupShape,
@@ -137,7 +138,8 @@ class PpoConfig(AdamWConfig, StageConfig):
     # Of the decoders of all roles; the group `precision`
     precision: Precision = Precision.fp32
 
-    # Reward
+    # Reward: what is maximised, the group `reward`; less the KL penalty
+    reward: RewardConfig = field(default_factory=RewardConfig)
     kl_coef: float = 0.02
     kl_placement: KlPlacement = KlPlacement.reward
     kl_loss: KlLoss = KlLoss.k2  # placement=loss only

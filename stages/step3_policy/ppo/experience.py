@@ -30,7 +30,8 @@ class Experience:
     entropies: Tensor  # (B, R) nats
 
     # Outcome
-    scores: Tensor  # (B,) the reward model's
+    scores: Tensor  # (B,) the weighted sum of the reward's components
+    parts: dict[str, Tensor]  # (B,) each, by component: its own score, not weighted
     rewards: (
         Tensor  # (B, R) KL penalty at every token, score (missing-EOS rule applied) at the last
     )
@@ -54,12 +55,13 @@ class Experience:
         width = int(batch.response_lengths.max())
         tensors = {name: tensor[index] for name, tensor in self.tensors().items()}
         cut = {name: t if t.dim() == 1 else t[:, :width] for name, t in tensors.items()}
-        return replace(self, batch=batch, **cut)
+        parts = {name: scores[index] for name, scores in self.parts.items()}
+        return replace(self, batch=batch, parts=parts, **cut)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor but the token batch, by name."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "batch"}
-        return {name: value for name, value in values.items() if value is not None}
+        """Every tensor but the token batch and the parts of the scores, by name."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def minibatch_rows(config: PpoConfig, iteration: int) -> Iterator[tuple[int, list[int]]]:

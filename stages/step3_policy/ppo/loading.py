@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from reward.model import Critic, RewardModel, load_reward_model
+from reward.text_sum import TextRewards, text_components
 from stages.contracts import UserError, WorkerGroup
 from stages.lm.backends.make import make_backend
 from stages.lm.engines.hf import HFEngine
@@ -66,7 +67,8 @@ def load_roles(
         parts = _parts_of_groups(config, folders, workers, names)
     else:
         parts = load_parts(config, folders, names)
-    return Roles(**{"critic": None, "engine": None, **parts})
+    texts = TextRewards(text_components(config.reward), load_tokenizer(folders.start))
+    return Roles(**{"critic": None, "engine": None, "text_rewards": texts, **parts})
 
 
 def _parts_of_groups(

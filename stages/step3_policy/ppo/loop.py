@@ -15,6 +15,7 @@ The objective (Eq. 2), over prompts of D and pretraining text:
 Every random choice is a function of (seed, iteration), so an iteration can be made again.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -35,8 +36,13 @@ from stages.step3_policy.ppo.mismatch import importance_weights
 from stages.step3_policy.ppo.rewards import apply_missing_eos, token_rewards
 from stages.step3_policy.ppo.roles import Roles
 from stages.step3_policy.ppo.rollouts import RolloutSource
+from stages.step3_policy.ppo.scoring import breakdown, keep_if_unscored, score
 from stages.step3_policy.ppo.state import LoopState, resume, save
-from stages.step3_policy.ppo.validation import gold_rewards, validate
+from stages.step3_policy.ppo.validation import (
+    gold_rewards,
+    respond_to_validation,
+    validate,
+)
 
 
 @dataclass(kw_only=True)
@@ -80,11 +86,13 @@ class PpoLoop:
         with clock.phase("rollout"):
             prompts, rollouts = self.sample(iteration)
         with clock.phase("scoring"):
-            experience = make_experience(roles, prompts, rollouts, self.config, kl_coef)
+            with self.keeping(prompts, rollouts, f"iteration {iteration + 1}"):
+                experience = make_experience(roles, prompts, rollouts, self.config, kl_coef)
             with keep_if_broken(experience, self.context.checkpoints, iteration):
                 check_log_ratios(experience)
             difference = self.source.difference(experience)
-            gold = gold_rewards(self.data, prompts, rollouts, self.config.gold)
+            judged = gold_rewards(self.data, prompts, rollouts, self.config.gold)
+            judged |= breakdown(experience.parts)
         lr = policy_lr(self.config, iteration)
         updates = []
         for update, rows in minibatch_rows(self.config, iteration):
@@ -101,7 +109,7 @@ class PpoLoop:
         return {
             **experience_figures(experience),
             **difference,
-            **{f"rollout/{name}_mean": sum(g) / len(g) for name, g in gold.items()},
+            **{f"rollout/{name}_mean": sum(c) / len(c) for name, c in judged.items()},
             **mean_figures(updates),
             "lr/policy": lr,
             "kl_coef": kl_coef,
@@ -128,10 +136,18 @@ class PpoLoop:
     def validate(self, state: LoopState, done: int) -> Figures:
         """Judge the policy on validation prompts; remember the best."""
         self.source.sync(done)
-        validation = validate(self.roles, self.data, self.config)
+        prompts, rollouts = self.data.validation, respond_to_validation(self.roles, self.data)
+        with self.keeping(prompts, rollouts, f"validation after iteration {done}"):
+            validation = validate(self.roles, self.data, rollouts)
         state.note_validation(validation.figures, self.roles.policy, self.config.select, done)
         self.context.journal.table(done, "samples", validation.samples)
         return validation.figures
+
+    def keeping(
+        self, prompts: PromptSet, rollouts: Rollouts, when: str
+    ) -> AbstractContextManager[None]:
+        """Around what asks for scores: what gets none is kept."""
+        return keep_if_unscored(self.data, prompts, rollouts, self.context.checkpoints, when)
 
     def tell(self, figures: Figures, done: int) -> None:
         """Log the iteration and move the bar."""
@@ -153,18 +169,22 @@ class PpoLoop:
 def make_experience(
     roles: Roles, prompts: PromptSet, rollouts: Rollouts, config: PpoConfig, kl_coef: float
 ) -> Experience:
-    """What the four models say of the responses, and the targets that follow from it."""
+    """What models and rewards say of the responses, and the targets that follow from it.
+
+    Raises:
+        RewardError: a component of the reward failed.
+    """
     batch = collate(prompts.tokens, rollouts.tokens, roles.policy.pad_token_id)
     mask, finished = batch.response_mask, torch.tensor(rollouts.finished)
     # Not the engine's log-probs: these come from the forward that the updates differentiate.
     old_logprobs, entropies = roles.policy.logprobs_and_entropies(batch)
     ref_logprobs = roles.ref_policy.logprobs(batch)
     values = None if roles.critic is None else roles.critic.values(batch)
-    scores = roles.reward_model.scores(batch)
+    scored = score(roles, batch, prompts, rollouts, config)
 
     in_reward = kl_coef if config.kl_placement is KlPlacement.reward else 0.0
     rewards = token_rewards(
-        apply_missing_eos(scores, finished, config.missing_eos, config.missing_eos_penalty),
+        apply_missing_eos(scored.total, finished, config.missing_eos, config.missing_eos_penalty),
         kl_penalty(old_logprobs, ref_logprobs, in_reward),
         mask,
     )
@@ -178,12 +198,13 @@ def make_experience(
         old_logprobs=old_logprobs,
         ref_logprobs=ref_logprobs,
         entropies=entropies,
-        scores=scores,
+        scores=scored.total,
+        parts=scored.parts,
         rewards=rewards,
         values=values,
         advantages=targets.advantages,
         returns=targets.returns,
-        advantage_scale=torch.ones_like(scores) * targets.scale,
+        advantage_scale=torch.ones_like(scored.total) * targets.scale,
         importance_weights=importance_weights(old_logprobs, engine_logprobs, config.rollout),
     )
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from reward.model import Critic, RewardModel
+from reward.text_sum import TextRewards
 from stages.lm.backends.base import Backend, SingleProcess
 from stages.lm.batching import SequenceBatch
 from stages.lm.checkpoints import disk_errors
@@ -264,7 +265,8 @@ class Roles:
     """Who takes part, in this process or in groups. The engine samples with the policy's weights.
 
     critic: None where the advantages need none. judge: a reward model that training does not
-    maximise, where there is one to choose the kept weights by.
+    maximise, where there is one to choose the kept weights by. text_rewards: what the reward has
+    beside the reward model; they run in the stage's own process.
     """
 
     policy: "PolicyRole | PolicyGroup"
@@ -273,6 +275,7 @@ class Roles:
     reward_model: "RewardRole | RewardGroup"
     engine: RolloutEngine
     judge: "RewardRole | RewardGroup | None" = None
+    text_rewards: TextRewards | None = None
 
     @property
     def trained(self) -> "dict[str, PolicyRole | CriticRole | TrainedGroup]":

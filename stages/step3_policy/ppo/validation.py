@@ -12,13 +12,13 @@ from stages.lm.batching import collate
 from stages.lm.rollout import Rollouts
 from stages.lm.tokens import decode_response
 from stages.records.schemas import Message
-from stages.step3_policy.ppo.config import PpoConfig
 from stages.step3_policy.ppo.data import PpoData, PromptSet
 from stages.step3_policy.ppo.kl import k1
 from stages.step3_policy.ppo.masked import sequence_sums
 from stages.step3_policy.ppo.metrics import Figures
 from stages.step3_policy.ppo.roles import Roles
 from stages.step3_policy.ppo.rollouts import respond
+from stages.step3_policy.ppo.scoring import breakdown, score
 
 VALIDATION_STREAM = 1 << 32  # iterations count below it, so training never sees this noise
 
@@ -33,27 +33,34 @@ class Validation:
     samples: list[dict[str, Any]]
 
 
-def validate(roles: Roles, data: PpoData, config: PpoConfig) -> Validation:
-    """Sample one response to each validation prompt and judge it."""
-    prompts = data.validation
-    rollouts = respond(
-        roles.engine,
-        prompts.tokens,
-        config,
-        stream=VALIDATION_STREAM,
-        indices=range(len(prompts)),
+def respond_to_validation(roles: Roles, data: PpoData) -> Rollouts:
+    """One response to each validation prompt."""
+    tokens = data.validation.tokens
+    return respond(
+        roles.engine, tokens, data.config, stream=VALIDATION_STREAM, indices=range(len(tokens))
     )
+
+
+def validate(roles: Roles, data: PpoData, rollouts: Rollouts) -> Validation:
+    """Judge the responses to the validation prompts.
+
+    Raises:
+        RewardError: a component of the reward failed.
+    """
+    prompts, config = data.validation, data.config
     batch = collate(prompts.tokens, rollouts.tokens, roles.policy.pad_token_id)
     logprobs, _ = roles.policy.logprobs_and_entropies(batch)
     log_ratio = logprobs - roles.ref_policy.logprobs(batch)
+    scored = score(roles, batch, prompts, rollouts, config)
     judged = {
-        "proxy": roles.reward_model.scores(batch),
+        "proxy": scored.total,
         "kl": sequence_sums(k1(log_ratio), batch.response_mask),
     }
     if roles.judge is not None:
         judged["judge"] = roles.judge.scores(batch)
     gold = gold_rewards(data, prompts, rollouts, config.gold)
-    columns = {name: column.tolist() for name, column in judged.items()} | gold
+    columns = {name: column.tolist() for name, column in judged.items()}
+    columns |= breakdown(scored.parts) | gold
     return Validation(
         figures={
             **{f"validation/{name}": sum(c) / len(c) for name, c in columns.items()},
