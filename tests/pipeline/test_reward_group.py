@@ -75,7 +75,7 @@ def test_the_reward_counts_where_it_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["reward.rules.length.min_words=-1", "+reward.model.wieght=3", "reward.clip=0"]
+    "override", ["reward.rules.length.min_words=-1", "+reward.model.bias=3", "reward.clip=0"]
 )
 def test_a_fault_is_told_once_with_the_key_that_was_typed(override: str) -> None:
     with pytest.raises((UserError, FaultsError)) as caught:
