@@ -76,7 +76,6 @@ def _encode(
             got=repr(row.completions),
             do="leave that completion out, or mark it as finished",
         )
-    _check_repeated(row, path, number)
     prompt = encode_prompt(tokenizer, row.prompt)
     return RankedPrompt(
         prompt=prompt,
@@ -87,18 +86,6 @@ def _encode(
         weight=row.weight,
         comparison=row,
     )
-
-
-def _check_repeated(row: Comparison, path: Path, number: int) -> None:
-    """The same text cannot be better than itself."""
-    ranks: dict[tuple[str, bool], int] = {}
-    for text, finished, rank in zip(row.completions, row.finished, row.ranks, strict=True):
-        if row.pairs is None and ranks.setdefault((text, finished), rank) != rank:
-            raise UserError(
-                f"{path}, row {number}: one completion has two ranks",
-                got=f"ranks {ranks[text, finished]} and {rank} of {text!r}",
-                do="tie them, or leave one out",
-            )
 
 
 def collate_ranked(prompts: Sequence[RankedPrompt], pad_token_id: int) -> SequenceBatch:

@@ -32,7 +32,8 @@ class Dropped:
 class Account:
     """rows == used + dropped.total() once all rows are read.
 
-    dropped: rows by reason. left_out: parts of used rows that stand in no record, by what they are.
+    dropped: rows by reason. left_out: parts of rows that stand in no record, by what they are.
+    all_tied: comparisons in which nothing is better than anything else; they are kept.
     examples: the first dropped rows of each reason.
     """
 
@@ -42,6 +43,7 @@ class Account:
     records: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    all_tied: int = 0
     examples: list[Dropped] = field(default_factory=list)
 
     def drop(self, rows: "list[Located]", reason: str) -> None:

@@ -68,7 +68,14 @@ def read_source(source: SourceConfig, kind: type[R]) -> Loaded[R]:
         Prompt: adapter.prompts,
         Text: adapter.texts,
     }
-    return Loaded(records=tables[kind](rows), account=account, files=files, revision=revision)
+    records = _watched(tables[kind](rows), account)
+    return Loaded(records=records, account=account, files=files, revision=revision)
+
+
+def _watched(records: Iterator[Any], account: Account) -> Iterator[Any]:
+    for record in records:
+        account.all_tied += isinstance(record, Comparison) and record.all_tied
+        yield record
 
 
 def source_files(source: SourceConfig) -> list[Path]:

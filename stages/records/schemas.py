@@ -93,11 +93,18 @@ class Comparison:
             check_lengths(self, "completions", ("scores",))
             if not all(math.isfinite(score) for score in self.scores):
                 raise RecordError("scores", str(self.scores), "every score is a finite number")
-        for better, worse, _ in self.pairs or []:
-            if better == worse or not all(0 <= i < len(self.completions) for i in (better, worse)):
-                raise RecordError(
-                    "pairs", f"({better}, {worse})", "two different completions, counted from 0"
-                )
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise RecordError("weight", str(self.weight), "a finite number, 0 or more")
+        check_texts(self)
+        if self.pairs is None:
+            check_ranks(self)
+        else:
+            check_pairs(self.pairs, self.completions)
+
+    @property
+    def all_tied(self) -> bool:
+        """Whether nothing is better than anything else; such a comparison teaches nothing."""
+        return not self.pairs if self.pairs is not None else len(set(self.ranks)) == 1
 
 
 @dataclass(kw_only=True)
@@ -137,6 +144,44 @@ def check_prompt(prompt: list[Message]) -> None:
         raise RecordError(
             "prompt", f"last role {prompt[-1]['role']!r}", "the last message is the user's"
         )
+
+
+def check_texts(comparison: Comparison) -> None:
+    """Completions are texts; an empty one ended at once, so it must have finished."""
+    for k, (text, finished) in enumerate(
+        zip(comparison.completions, comparison.finished, strict=True)
+    ):
+        if not isinstance(text, str):
+            raise RecordError(f"completions[{k}]", type(text).__name__, "a text")
+        if not text and not finished:
+            hint = "leave it out, or mark it as finished"
+            raise RecordError(f"completions[{k}]", "an empty text that did not end", hint)
+
+
+def check_ranks(comparison: Comparison) -> None:
+    """Ranks count from 1, and the same completion has one of them."""
+    seen: dict[tuple[str, bool], int] = {}
+    rows = zip(comparison.completions, comparison.finished, comparison.ranks, strict=True)
+    for k, (text, finished, rank) in enumerate(rows):
+        if rank < 1:
+            raise RecordError(f"ranks[{k}]", repr(rank), "whole numbers from 1, the best")
+        if seen.setdefault((text, finished), rank) != rank:
+            got = f"ranks {seen[text, finished]} and {rank} of {text!r}"
+            raise RecordError("ranks", got, "one completion has one rank: tie them, or drop one")
+
+
+def check_pairs(pairs: list[tuple[int, int, float]], completions: list[str]) -> None:
+    """Each pair names two completions, and no other pair says the reverse."""
+    for better, worse, margin in pairs:
+        both = f"({better}, {worse})"
+        if better == worse or not all(0 <= i < len(completions) for i in (better, worse)):
+            raise RecordError("pairs", both, "two different completions, counted from 0")
+        if not math.isfinite(margin):
+            raise RecordError("pairs", f"margin {margin} of {both}", "a finite number")
+    said = {(better, worse) for better, worse, _ in pairs}
+    for better, worse in sorted(said):
+        if (worse, better) in said:
+            raise RecordError("pairs", f"({better}, {worse}) and the reverse", "one of the two")
 
 
 def check_lengths(record: Completions | Comparison, against: str, fields: tuple[str, ...]) -> None:

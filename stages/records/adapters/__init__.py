@@ -12,6 +12,26 @@ from stages.records.sources import SourceConfig
 HOME = "stages.records.adapters"
 ADAPTERS = {
     "generic": f"{HOME}.generic:Generic",
+    "plain_text": f"{HOME}.plain_text:PlainText",
+    "messages": f"{HOME}.conversations:Conversations",
+    "alpaca": f"{HOME}.instructions:Alpaca",
+    "dolly": f"{HOME}.instructions:Dolly",
+    "hh_rlhf": f"{HOME}.hh_rlhf:HhRlhf",
+    "ultrafeedback": f"{HOME}.ultrafeedback:UltraFeedback",
+    "ultrafeedback_binarized": f"{HOME}.ultrafeedback_binarized:UltraFeedbackBinarized",
+    "nectar": f"{HOME}.nectar:Nectar",
+    "shp": f"{HOME}.shp:Shp",
+    "webgpt_comparisons": f"{HOME}.webgpt_comparisons:WebGpt",
+    "summarize_from_feedback": f"{HOME}.summarize_from_feedback:SummarizeFromFeedback",
+    "summarize_from_feedback_axis": f"{HOME}.summarize_from_feedback:SummarizeAxis",
+    "lm_human_preferences": f"{HOME}.lm_human_preferences:LmHumanPreferences",
+    "chatbot_arena": f"{HOME}.chatbot_arena:ChatbotArena",
+    "helpsteer2": f"{HOME}.helpsteer:HelpSteer2",
+    "helpsteer2_preference": f"{HOME}.helpsteer:HelpSteer2Preference",
+    "helpsteer3": f"{HOME}.helpsteer:HelpSteer3",
+    "oasst": f"{HOME}.oasst:Oasst",
+    "tulu3": f"{HOME}.preference_pairs:Tulu3",
+    "reward_bench": f"{HOME}.preference_pairs:RewardBench",
 }
 
 

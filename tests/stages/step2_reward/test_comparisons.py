@@ -91,7 +91,7 @@ def _comparison(ranks: list[int], scores: list[float]) -> Comparison:
     size = len(ranks)
     return Comparison(
         prompt=[{"role": "user", "content": "x"}],
-        completions=["y"] * size,
+        completions=[f"y {k}" for k in range(size)],
         source=["sft"] * size,
         finished=[True] * size,
         ranks=ranks,
