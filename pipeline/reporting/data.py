@@ -21,7 +21,9 @@ class RunData:
     """A run as far as it came; what a stage has not made yet is absent or empty.
 
     curves: asset -> metric -> step -> value. figures: full dotted name -> value. calibration: bins
-    {low, high, predicted, observed, count}. samples: {prompt, kind?, sft, policy and their scores}.
+    {low, high, predicted, observed, count}. examination: the reward model's examination.json.
+    answer_scores: how it scores each model's answers. samples: {prompt, kind?, sft, policy and
+    their scores}.
     """
 
     record: RunRecord
@@ -29,6 +31,8 @@ class RunData:
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     calibration: list[dict[str, float]] = field(default_factory=list)
+    examination: dict[str, Any] = field(default_factory=dict)
+    answer_scores: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -49,6 +53,8 @@ def load_run(folder: Path) -> RunData:
         # Evaluation's, on the same pairs as its figures, where it is there already.
         calibration=_file(record, "evaluation", "calibration.json", [])
         or _file(record, "reward_model", "calibration.json", []),
+        examination=_file(record, "reward_model", "examination.json", {}),
+        answer_scores=_file(record, "evaluation", "score_distributions.json", []),
         samples=_file(record, "evaluation", "samples.json", []),
     )
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from pipeline.executors.protocol import Status
 from pipeline.manifest import Manifest
-from pipeline.reporting import calibration, over_optimisation
+from pipeline.reporting import calibration, examination, over_optimisation
 from pipeline.reporting.data import RunData, load_run
 from pipeline.reporting.graph import draw_graph
 from pipeline.reporting.headline import decimals, headlines, seconds
@@ -105,6 +105,7 @@ def _sections(run: RunData) -> list[Section]:
         for title, parts in SECTIONS
     }
     drawn["Reward model"] += calibration.draw_panel(run.calibration)
+    drawn["Reward model"] += examination.draw_panels(run.examination, run.answer_scores)
     return [Section(title, panels) for title, panels in drawn.items() if panels]
 
 
