@@ -140,31 +140,31 @@ def ours(way: str, workload: Workload, pipe: Connection) -> None:
     from reward.encoding import SEPARATE, SHARED
     from reward.model import RewardModel
     from reward.ranked_prompts import RankedPrompt
-    from stages.lm.optimisation import make_optimizer
-    from stages.lm.training import train_step
+    from stages.lm.backends.base import SingleProcess
+    from stages.lm.learning import RankLearner
+    from stages.lm.optimisation import OptimizerConfig
     from stages.step2_reward.config import RewardModelConfig
-    from stages.step2_reward.reward_trainer import RewardTrainer
+    from stages.step2_reward.learning import LearnRankings
 
     network = workload.network()
     network.set_attn_implementation(attention())
-    trainer = RewardTrainer(
-        model=RewardModel(network),
-        config=RewardModelConfig(
-            batch_size=workload.sets, microbatch_tokens=workload.microbatch_tokens
-        ),
+    config = RewardModelConfig(
+        batch_size=workload.sets, microbatch_tokens=workload.microbatch_tokens
+    )
+    objective = LearnRankings(
+        config=config,
         train=[
             RankedPrompt(prompt=prompt, responses=responses, ranks=[*range(1, workload.k + 1)])
             for prompt, responses in workload.comparisons()
         ],
-        validation=[],
         pad_token_id=PAD,
         encoding=SHARED if way == "shared" else SEPARATE,
     )
-    plan = trainer.plan()
-    optimizer = make_optimizer(trainer.model, plan.optimizer)
+    backend = SingleProcess(RewardModel(network), OptimizerConfig.of(config, config.lr))
+    learner = RankLearner(objective, backend)
     while pipe.recv() is not None:
         started = time.perf_counter()
-        train_step(trainer.model, optimizer, plan, 0)
+        learner.train(0, config.lr)
         pipe.send(time.perf_counter() - started)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.config import PipelineConfig
 from pipeline.fingerprint import plain
 from stages.step1_sft.config import PpoInitConfig, SftConfig
+from stages.step2_reward.config import RewardModelConfig
 from stages.step3_policy.ppo.config import PpoConfig
 from stages.step3_policy.ppo.placement import TRAINED, group_name
 
@@ -69,6 +70,21 @@ def _reward_model(config: PipelineConfig) -> list[Quantity]:
             "pairs at most", round(prompts * mean_pairs), "K(K-1)/2 a prompt, ties among them"
         ),
         Quantity("optimizer steps", steps, f"batches of {reward_model.batch_size} prompts"),
+        *_reward_model_ranks(reward_model),
+    ]
+
+
+def _reward_model_ranks(config: RewardModelConfig) -> list[Quantity]:
+    """An optimizer step over the processes that train the reward model."""
+    place = config.placement
+    where = [group.name for group in config.worker_groups()] or ["the stage's own"]
+    return [
+        Quantity("processes", place.processes, f"{where[0]}, backend {place.kind}"),
+        Quantity(
+            "prompts a process",
+            config.batch_size // place.processes,
+            f"of an optimizer step, {config.microbatch_tokens:,} tokens a forward",
+        ),
     ]
 
 

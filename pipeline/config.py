@@ -151,7 +151,9 @@ class PipelineConfig(RunConfig):
     tracking: TrackingConfig = field(metadata=NO_EFFECT)
 
     def __post_init__(self) -> None:
-        groups = self.align.worker_groups()
+        groups = [
+            group for config in stage_configs(self).values() for group in config.worker_groups()
+        ]
         if groups and self.executor.kind is ExecutorKind.local:
             raise UserError(
                 "executor=local works in one process, and placement asks for more",

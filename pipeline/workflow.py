@@ -8,6 +8,8 @@
     text ───────────► ppo_init, policy, evaluation
     sft ────────────► reward_model, evaluation (the opponent in every win rate)
 
+    reward_model reads sft, of which it is a copy; base instead with reward_model.start=base
+
     policy reads    ppo         ppo_init, reward_model, prompts, text; judge with select=proxy_judge
                     dpo         sft, comparisons
                     best_of_n   sft, reward_model, prompts
@@ -75,6 +77,7 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
         policy_reads += f" {JUDGE}"
         configs = {**configs, JUDGE: configs["reward_model"]}
     on_base = {asset: _base_of_adapters(configs[asset]) for asset in ("reward_model", "policy")}
+    begins = _reward_model_begins(configs["reward_model"])
     start = {"ppo_init": "ppo_init" if "ppo_init" in configs and align is PpoConfig else "sft"}
     table: list[tuple[str, str, dict[str, str]]] = [
         ("demonstrations", "stages.step0_data.demonstrations:run", {}),
@@ -88,7 +91,7 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
         (
             "reward_model",
             "stages.step2_reward.reward_model:run",
-            _same("sft comparisons demonstrations") | on_base["reward_model"],
+            _same(f"{begins} comparisons demonstrations") | on_base["reward_model"],
         ),
         (JUDGE, "stages.step2_reward.reward_model:run", {}),
         (
@@ -114,6 +117,11 @@ def copies_adapters(config: StageConfig) -> bool:
     if not isinstance(config, RewardModelConfig | DpoConfig | PpoConfig):
         return False
     return config.peft is PeftKind.lora
+
+
+def _reward_model_begins(config: StageConfig) -> str:
+    """The asset that becomes the reward model."""
+    return config.start.value if isinstance(config, RewardModelConfig) else "sft"
 
 
 def _base_of_adapters(config: StageConfig) -> dict[str, str]:

@@ -16,7 +16,8 @@ from reward.config import Encoding
 from reward.model import RewardModel
 from reward.ranked_prompts import RankedPrompt, collate_ranked
 from stages.contracts import UserError
-from stages.lm.branches import collate_branches
+from stages.lm.batching import SequenceBatch
+from stages.lm.branches import Branches, collate_branches
 
 TOLERANCE = 1e-4  # of a score; float32 differs by about 1e-6
 SHORTEST = 12  # tokens of the probe's longer prompt
@@ -31,11 +32,14 @@ class Chosen:
 
     def scores(self, model: RewardModel, prompts: Sequence[RankedPrompt], pad: int) -> Tensor:
         """(N,) float32 raw scores of all responses, prompt after prompt."""
+        scores: Tensor = model(self.batch(prompts, pad))
+        return scores
+
+    def batch(self, prompts: Sequence[RankedPrompt], pad: int) -> SequenceBatch | Branches:
+        """What the model is given for that."""
         if self.encoding is Encoding.separate:
-            return model.raw_scores(collate_ranked(prompts, pad))
-        return model.branch_scores(
-            collate_branches([p.prompt for p in prompts], [p.responses for p in prompts], pad)
-        )
+            return collate_ranked(prompts, pad)
+        return collate_branches([p.prompt for p in prompts], [p.responses for p in prompts], pad)
 
     def tokens(self, prompts: Sequence[RankedPrompt]) -> int:
         """What a forward over these computes, padding included."""

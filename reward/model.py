@@ -44,6 +44,12 @@ class RewardModel(nn.Module):
         """What is subtracted so that demonstrations score zero on average."""
         return float(self.network.config.reward_bias)
 
+    def forward(self, batch: SequenceBatch | Branches) -> Tensor:
+        """(N,) float32: raw scores, encoded as the batch is; what backends wrap."""
+        if isinstance(batch, Branches):
+            return self.branch_scores(batch)
+        return self.raw_scores(batch)
+
     def raw_scores(self, batch: SequenceBatch) -> Tensor:
         """(B,) float32: scores before the shift, what training works on."""
         hidden = hidden_states(self.network.base_model, batch.input_ids)
@@ -102,9 +108,11 @@ def initialise_head(head: nn.Linear, seed: int) -> None:
 
     Stiennon et al. print a standard deviation of 1/(H + 1); their code takes the root.
     """
-    generator = torch.Generator().manual_seed(seed)
-    std = 1 / math.sqrt(head.in_features + 1)
-    nn.init.normal_(head.weight, std=std, generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = torch.empty(head.weight.shape, device="cpu")
+    nn.init.normal_(drawn, std=1 / math.sqrt(head.in_features + 1), generator=generator)
+    with torch.no_grad():
+        head.weight.copy_(drawn)
     if head.bias is not None:
         nn.init.zeros_(head.bias)
 

@@ -47,10 +47,18 @@ class RankedPrompt:
         return sum(ranks[i] != ranks[j] for i in range(len(ranks)) for j in range(i))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TooLong:
+    """A row of a table of comparisons with a sequence of that many tokens, above the limit."""
+
+    row: int
+    tokens: int
+
+
 def read_ranked_prompts(
     path: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> tuple[list[RankedPrompt], int]:
-    """The comparisons of a table, and how many were left out: a sequence is above `max_length`."""
+) -> tuple[list[RankedPrompt], list[TooLong]]:
+    """The comparisons of a table, and what was left out: a sequence is above `max_length`."""
     comparisons = read_table(path, Comparison)
     prompts = [_encode(row, tokenizer, path, number) for number, row in enumerate(comparisons)]
     fitting = [prompt for prompt in prompts if prompt.width <= max_length]
@@ -60,7 +68,12 @@ def read_ranked_prompts(
             got=f"{max_length} tokens; the shortest needs {min(p.width for p in prompts)}",
             do="raise reward_model.max_length",
         )
-    return fitting, len(prompts) - len(fitting)
+    too_long = [
+        TooLong(row=row, tokens=prompt.width)
+        for row, prompt in enumerate(prompts)
+        if prompt.width > max_length
+    ]
+    return fitting, too_long
 
 
 def _encode(

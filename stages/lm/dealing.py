@@ -4,10 +4,13 @@ A sharded model gathers its weights in every forward, so all ranks must make the
 them. Whoever knows all lengths deals for everybody.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from stages.lm.batching import micro_batches
+
+Piece = TypeVar("Piece")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +26,10 @@ class Share:
     num_tokens: int
 
 
-def with_last(forwards: Sequence[list[int]]) -> Iterator[tuple[list[int], bool]]:
-    """Each forward's rows, and whether it is the last one."""
-    for place, rows in enumerate(forwards, start=1):
-        yield rows, place == len(forwards)
+def with_last(forwards: Sequence[Piece]) -> Iterator[tuple[Piece, bool]]:
+    """What each forward gets, and whether it is the last one."""
+    for place, piece in enumerate(forwards, start=1):
+        yield piece, place == len(forwards)
 
 
 def deal(lengths: Sequence[int], ranks: int, max_tokens: int, num_tokens: int) -> list[Share]:
@@ -35,12 +38,28 @@ def deal(lengths: Sequence[int], ranks: int, max_tokens: int, num_tokens: int) -
     Where the rows do not come out even, the shortest stands in more than one share: fine for what
     is written back by row, wrong for sums.
     """
+
+    def cut(rows: list[int]) -> list[list[int]]:
+        return micro_batches([lengths[row] for row in rows], max_tokens)
+
+    return [
+        Share(rows=rows, forwards=forwards, num_tokens=num_tokens)
+        for rows, forwards in deal_and_cut(lengths, ranks, cut)
+    ]
+
+
+def deal_and_cut(
+    lengths: Sequence[int], ranks: int, cut: Callable[[list[int]], list[list[int]]]
+) -> list[tuple[list[int], list[list[int]]]]:
+    """(rows, forwards) of each rank, forwards as places in rows.
+
+    cut: a rank's rows to its forwards, before some are halved so that all ranks have as many.
+    """
     hands = _hands(lengths, ranks)
-    cuts = [micro_batches([lengths[row] for row in rows], max_tokens) for rows in hands]
+    cuts = [cut(rows) for rows in hands]
     num_forwards = max(map(len, cuts))
     return [
-        Share(rows=rows, forwards=_split(cut, num_forwards), num_tokens=num_tokens)
-        for rows, cut in zip(hands, cuts, strict=True)
+        (rows, _split(forwards, num_forwards)) for rows, forwards in zip(hands, cuts, strict=True)
     ]
 
 
@@ -64,3 +83,15 @@ def _split(groups: list[list[int]], wanted: int) -> list[list[int]]:
         half = len(groups[place]) // 2
         groups[place : place + 1] = [groups[place][:half], groups[place][half:]]
     return groups
+
+
+def added_up(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Ranks' shares of means add up; of maxima the largest; norms are the same on all ranks."""
+    whole = {}
+    for name in figures[0]:
+        column = [of_rank[name] for of_rank in figures]
+        if name.startswith("grad_norm"):
+            whole[name] = column[0]
+        else:
+            whole[name] = max(column) if name.endswith("_max") else sum(column)
+    return whole

@@ -1,125 +1,152 @@
 """The one supervised training loop of our own stages (base, reward model), with resume.
 
 Step s is a function of the weights, the optimizer and (seed, s): the data order needs no iterator
-state, so a resumed run makes the same steps as one that nobody stopped.
+state, so a resumed run makes the same steps as one that nobody stopped. Who computes a step, this
+process or the ranks of a worker group, the loop does not know (`learning.py`).
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.contracts import Context, InterruptedRunError
 from stages.lm.checkpoints import Checkpoints, restore_rng, rng_state
-from stages.lm.optimisation import (
-    NonFiniteError,
-    OptimizerConfig,
-    ScheduleConfig,
-    clip_and_step,
-    lr_factor,
-    make_optimizer,
-)
+from stages.lm.early_stopping import EarlyStopping
+from stages.lm.learning import Figures, Learner
+from stages.lm.optimisation import ScheduleConfig, lr_factor
 
-Figures = Mapping[str, float]
-LossesAt = Callable[[int], Iterable[tuple[Tensor, Figures]]]
+LEARNER = "learner"  # a checkpoint's folder of weights and optimizer
 
 
 @dataclass(kw_only=True)
 class TrainingPlan:
-    """What to train and how long.
+    """How long to train, at what rate, and what happens on the way.
 
-    losses_at(step): the micro-batches of a step as (loss, figures); losses and figures of one step
-    add up to its mean, so the caller weights them. validate(): figures to log, at the end and every
-    `validate_every` steps.
+    lr: at the peak of the schedule. validate(): figures to log, `loss/validation` among them, at
+    the end and every `validate_every` steps; early stopping has its own.
     """
 
-    losses_at: LossesAt
     total_steps: int
-    optimizer: OptimizerConfig
+    lr: float
     schedule: ScheduleConfig
     log_every: int = 10
     checkpoint_every: int = 100
     validate: Callable[[], Figures] | None = None
     validate_every: int = 0
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+
+    def validates_after(self, done: int) -> bool:
+        """Whether there is a validation after `done` steps."""
+        every = self.validate_every
+        due = done == self.total_steps or (every > 0 and done % every == 0)
+        return self.validate is not None and (
+            due or self.early_stopping.counts(done, self.total_steps)
+        )
 
 
-def train_steps(model: nn.Module, plan: TrainingPlan, context: Context) -> None:
-    """Train `model` in place for `plan.total_steps` steps, from the latest checkpoint if any."""
-    optimizer = make_optimizer(model, plan.optimizer)
+@dataclass(kw_only=True)
+class Best:
+    """The validation with the lowest loss, of those that early stopping counts.
+
+    strikes: how many in a row came after it. Without early stopping it stays as it is here.
+    """
+
+    loss: float = math.inf
+    step: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    strikes: int = 0
+
+    def note(self, loss: float, done: int, learner: Learner) -> None:
+        """Keep the weights where the loss is a new lowest one."""
+        self.strikes += 1
+        if loss < self.loss:
+            self.loss, self.step, self.strikes = loss, done, 0
+            self.weights = learner.weights()
+
+    def ends(self, rule: EarlyStopping) -> bool:
+        """Whether patience is at its end."""
+        return rule.is_on and self.strikes >= rule.patience
+
+
+@dataclass(kw_only=True)
+class Trained:
+    """steps: how many were made. best: see there."""
+
+    steps: int
+    best: Best
+
+
+def train_steps(learner: Learner, plan: TrainingPlan, context: Context) -> Trained:
+    """Train for `plan.total_steps` steps, or until early stopping, from the latest checkpoint.
+
+    Raises:
+        InterruptedRunError: asked to stop; the checkpoint is written.
+        NonFiniteError: a loss or gradient is not a finite number.
+    """
     checkpoints = Checkpoints(context.checkpoints)
-    done = _resume(model, optimizer, checkpoints, context)
+    done, best = _resume(learner, checkpoints, context)
     context.journal.start(plan.total_steps)
-    for step in range(done, plan.total_steps):
-        figures = train_step(model, optimizer, plan, step)
-        _tell(model, plan, context, step + 1, figures)
+    while done < plan.total_steps and not best.ends(plan.early_stopping):
+        figures = train_step(learner, plan, done)
+        done += 1
+        figures |= _validate(learner, plan, best, done)
+        _tell(plan, context, done, figures)
         stop = context.should_stop()
-        if stop or ((step + 1) % plan.checkpoint_every == 0 and step + 1 < plan.total_steps):
-            checkpoints.save(step + 1, _state(model, optimizer))
+        if stop or (done % plan.checkpoint_every == 0 and done < plan.total_steps):
+            _save(learner, best, checkpoints, done)
         if stop:
-            raise InterruptedRunError(f"stopped after step {step + 1} of {plan.total_steps}")
+            raise InterruptedRunError(f"stopped after step {done} of {plan.total_steps}")
+    return Trained(steps=done, best=best)
 
 
-def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, plan: TrainingPlan, step: int
-) -> dict[str, float]:
+def train_step(learner: Learner, plan: TrainingPlan, step: int) -> dict[str, float]:
     """One optimizer step; its figures. NonFiniteError leaves the weights as they were."""
     started = time.perf_counter()
-    totals: dict[str, float] = {"loss/train": 0.0}
-    for loss, figures in plan.losses_at(step):
-        if not math.isfinite(float(loss.detach())):
-            raise NonFiniteError(f"the loss of step {step + 1} is {float(loss.detach())}")
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        totals["loss/train"] += float(loss.detach())
-        for name, value in figures.items():
-            totals[name] = totals.get(name, 0.0) + value
-    lr = plan.optimizer.lr * lr_factor(plan.schedule, step, plan.total_steps)
-    norm = clip_and_step(optimizer, model.parameters(), lr, plan.optimizer.max_grad_norm)
-    return {**totals, "grad_norm": norm, "lr": lr, "time/step_s": time.perf_counter() - started}
+    lr = plan.lr * lr_factor(plan.schedule, step, plan.total_steps)
+    figures = learner.train(step, lr)
+    return {**figures, "lr": lr, "time/step_s": time.perf_counter() - started}
 
 
-def _tell(
-    model: nn.Module, plan: TrainingPlan, context: Context, done: int, figures: dict[str, float]
-) -> None:
-    """Log and validate. Validation draws no random number, so it does not disturb the training."""
+def _validate(learner: Learner, plan: TrainingPlan, best: Best, done: int) -> Figures:
+    """Nothing where none is due. It draws no random number, so it does not disturb the training."""
+    if plan.validate is None or not plan.validates_after(done):
+        return {}
+    with torch.no_grad():
+        figures = plan.validate()
+    if plan.early_stopping.counts(done, plan.total_steps):
+        best.note(figures["loss/validation"], done, learner)
+    return figures
+
+
+def _tell(plan: TrainingPlan, context: Context, done: int, figures: Figures) -> None:
     last = done == plan.total_steps
-    due = last or (plan.validate_every > 0 and done % plan.validate_every == 0)
-    if plan.validate is not None and due:
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
-            figures = {**figures, **plan.validate()}
-        model.train(was_training)
-    if due or done % plan.log_every == 0:
+    if last or done % plan.log_every == 0 or plan.validates_after(done):
         context.journal.log(done, figures)
     context.journal.advance(done, {"loss": figures["loss/train"]})
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-    trained = {name: t for name, t in model.state_dict().items() if name not in frozen}
-    return {"model": trained, "optimizer": optimizer.state_dict(), "rng": rng_state()}
+def _save(learner: Learner, best: Best, checkpoints: Checkpoints, done: int) -> None:
+    state = {"best": vars(best), "rng": rng_state()}
+    checkpoints.save(done, state, lambda folder: learner.save(folder / LEARNER))
 
 
-def _resume(
-    model: nn.Module, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints, context: Context
-) -> int:
+def _resume(learner: Learner, checkpoints: Checkpoints, context: Context) -> tuple[int, Best]:
     """Restore the latest checkpoint, generators last; the number of steps already done."""
     latest = checkpoints.load_latest()
     if latest is None:
         context.journal.rewind(0)
-        return 0
+        return 0, Best()
     done, state = latest
-    model.load_state_dict({**model.state_dict(), **state["model"]})
-    optimizer.load_state_dict(state["optimizer"])
+    learner.load(checkpoints.path(done) / LEARNER)
     context.journal.rewind(done)
     restore_rng(state["rng"])
-    return done
+    return done, Best(**state["best"])
 
 
 def batch_indices(num_items: int, batch_size: int, seed: int, step: int) -> list[int]:

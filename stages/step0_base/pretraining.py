@@ -3,19 +3,22 @@
 Dimension letters: N blocks, B blocks a step, L tokens a block.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stages.contracts import Context, UserError
 from stages.lm.attention import attention
+from stages.lm.backends.base import SingleProcess
 from stages.lm.batching import micro_batches
+from stages.lm.learning import Figures, Forward, RankLearner
 from stages.lm.logprobs import document_loss
 from stages.lm.optimisation import OptimizerConfig, ScheduleConfig
 from stages.lm.tokens import encode_document
-from stages.lm.training import Figures, TrainingPlan, batch_indices, train_steps
+from stages.lm.training import TrainingPlan, batch_indices, train_steps
 from stages.step0_base.config import BaseConfig
 
 if TYPE_CHECKING:
@@ -61,25 +64,42 @@ def pretrain(
     blocks = pack((encode_document(tokenizer, text) for text in train), config.block_length)
     held_out = [encode_document(tokenizer, text)[: config.max_length] for text in validation]
 
-    def losses_at(step: int) -> Iterable[tuple[Tensor, Figures]]:
-        rows = batch_indices(len(blocks), config.batch_size, config.seed, step)
-        yield block_loss(model, blocks[rows]), {}
-
     def validate() -> Figures:
-        return {"loss/validation": mean_document_loss(model, held_out)}
+        model.eval()
+        loss = mean_document_loss(model, held_out)
+        model.train()
+        return {"loss/validation": loss}
 
     model.train()
-    train_steps(model, _plan(config, losses_at, validate), context)
+    backend = SingleProcess(BlockLoss(model), OptimizerConfig.of(config, config.lr))
+    learner = RankLearner(NextWord(blocks, config), backend)
+    train_steps(learner, _plan(config, validate), context)
     model.eval()
-    with torch.no_grad():
-        return mean_document_loss(model, held_out)
+    return mean_document_loss(model, held_out)
 
 
-def _plan(config: BaseConfig, losses_at, validate) -> TrainingPlan:  # type: ignore[no-untyped-def]
+@dataclass
+class NextWord:
+    """What is learnt: the next word of blocks (N, L), the whole batch in one forward."""
+
+    blocks: Tensor
+    config: BaseConfig
+
+    def pieces(self, step: int) -> list[Tensor]:
+        """(B, L): the blocks of a step."""
+        config = self.config
+        rows = batch_indices(len(self.blocks), config.batch_size, config.seed, step)
+        return [self.blocks[rows]]
+
+    def loss(self, forward: Forward, piece: Tensor) -> tuple[Tensor, Figures]:
+        """Their mean cross-entropy."""
+        return forward(piece), {}
+
+
+def _plan(config: BaseConfig, validate: Callable[[], Figures]) -> TrainingPlan:
     return TrainingPlan(
-        losses_at=losses_at,
         total_steps=config.steps,
-        optimizer=OptimizerConfig.of(config, config.lr),
+        lr=config.lr,
         schedule=ScheduleConfig(warmup_steps=config.warmup_steps, end=config.final_lr_fraction),
         validate=validate,
         validate_every=config.validate_every,
@@ -105,6 +125,18 @@ def block_loss(model: "LlamaForCausalLM", blocks: Tensor) -> Tensor:
     """Mean cross-entropy (nats) over the B x (L-1) predicted tokens of blocks (B, L)."""
     logits = model(input_ids=blocks[:, :-1], use_cache=False).logits.float()
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), blocks[:, 1:].flatten())
+
+
+class BlockLoss(nn.Module):
+    """A language model whose forward is the loss that is trained."""
+
+    def __init__(self, model: "LlamaForCausalLM") -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        """As `block_loss`."""
+        return block_loss(self.model, blocks)
 
 
 @torch.no_grad()

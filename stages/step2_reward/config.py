@@ -5,9 +5,19 @@ from enum import StrEnum
 
 from reward.config import Encoding
 from reward.labelers import LabelerConfig
-from stages.contracts import StageConfig, UserError, check_positive, check_share, no_effect
+from stages.contracts import (
+    GroupShape,
+    StageConfig,
+    UserError,
+    check_positive,
+    check_share,
+    nearest_divisor,
+    no_effect,
+)
 from stages.lm.adamw import AdamWConfig
-from stages.lm.peft.config import PeftKind
+from stages.lm.early_stopping import EarlyStopping
+from stages.lm.peft.config import PeftKind, check_adapter_backend
+from stages.lm.placement import TrainingPlacement
 
 
 class Denominator(StrEnum):
@@ -23,6 +33,20 @@ class Loss(StrEnum):
     pairwise = "pairwise"
     plackett_luce = "plackett_luce"
     best_of_k = "best_of_k"
+
+
+class Start(StrEnum):
+    """Which model becomes the reward model; App. C.2: both give similar results."""
+
+    sft = "sft"
+    base = "base"
+
+
+class OnTooLong(StrEnum):
+    """What becomes of a comparison with a sequence above max_length."""
+
+    error = "error"
+    skip = "skip"
 
 
 @dataclass(kw_only=True)
@@ -91,9 +115,11 @@ class RewardModelConfig(AdamWConfig, StageConfig):
     besides shifting the scores, scale them to standard deviation 1 on the validation completions
     (Ziegler et al. 2019); the paper only shifts. held_out_groups: labeler groups that training
     never sees; validation tells both kinds apart (§4.1). peft: lora trains the head and a copy of
-    SFT's adapter. validate_every: in steps; 0 only at the end.
+    SFT's adapter. validate_every: in steps, for the curves; 0 only at the end. early_stopping: off,
+    as in the paper.
     """
 
+    start: Start = Start.sft
     lr: float = 9e-6
     final_lr_fraction: float = 0.1
     warmup_steps: int = 0
@@ -104,9 +130,12 @@ class RewardModelConfig(AdamWConfig, StageConfig):
     unit_variance: bool = False
     held_out_groups: list[str] = field(default_factory=list)
     max_length: int = 2048
+    on_too_long: OnTooLong = OnTooLong.error
     microbatch_tokens: int = 16_384
     encoding: Encoding = Encoding.auto
     peft: PeftKind = PeftKind.none
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    placement: TrainingPlacement = field(default_factory=TrainingPlacement)
     validate_every: int = no_effect(0)
     checkpoint_every: int = no_effect(50)
     log_every: int = no_effect(5)
@@ -130,3 +159,41 @@ class RewardModelConfig(AdamWConfig, StageConfig):
                 got=f"loss={self.loss}, denominator={self.denominator}",
                 do="leave it out",
             )
+        _check_start(self)
+        _check_placement(self)
+
+    def worker_groups(self) -> list[GroupShape]:
+        """The processes that train; none where the stage's own does.
+
+        Named after the seed: members of an ensemble train beside each other.
+        """
+        return self.placement.groups("reward_model/" + str(self.seed))
+
+
+def _check_start(config: RewardModelConfig) -> None:
+    if config.start is Start.base and config.peft is PeftKind.lora:
+        raise UserError(
+            "start=base has no adapter that could be trained",
+            got="start=base, peft=lora",
+            do="set start=sft, or peft=none",
+        )
+
+
+def _check_placement(config: RewardModelConfig) -> None:
+    why = "adapters under ZeRO and FSDP are not tested"
+    check_adapter_backend(config.peft, "reward model", config.placement.kind, why)
+    if config.placement.splits_weights and config.encoding is Encoding.shared:
+        raise UserError(
+            "encoding=shared needs whole weights: a prompt's cache outlives the layers' weights",
+            got=f"a backend that splits them: {config.placement.kind}",
+            do="leave reward_model.encoding at auto, or take ddp, zero1 or zero2",
+        )
+    processes = config.placement.processes
+    if config.batch_size % processes:
+        even = max(1, round(config.batch_size / processes)) * processes
+        raise UserError(
+            "batch_size must be a multiple of the processes that train the reward model",
+            got=f"{config.batch_size} comparison sets over {processes} processes",
+            do=f"reward_model.batch_size={even}, or reward_model.placement.processes="
+            f"{nearest_divisor(config.batch_size, processes)}",
+        )

@@ -5,34 +5,29 @@ the scores are shifted so that the labelers' demonstrations have mean zero.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from reward.encoding import choose
+from reward.config import Encoding
+from reward.encoding import Chosen, choose
 from reward.examination import examine
-from reward.model import (
-    RewardModel,
-    load_reward_tokenizer,
-    new_reward_model,
-    save_reward_model,
-)
+from reward.model import RewardModel, load_reward_tokenizer
 from reward.normalization import normalise
-from reward.ranked_prompts import RankedPrompt, beside_records, by_prompt, read_ranked_prompts
+from reward.ranked_prompts import beside_records, by_prompt
 from reward.scoring import score_responses
 from stages.contracts import Context, Report, UserError
 from stages.lm.loading import text_contract
-from stages.lm.peft.adapters import adapt_classifier, adapter_of, check_base, publish
 from stages.lm.peft.config import PeftKind
 from stages.lm.tokens import encode_prompt, encode_response
-from stages.lm.training import train_steps
+from stages.lm.training import Trained
 from stages.records.schemas import Demonstration
 from stages.records.tables import read_table
-from stages.step2_reward.config import Loss, RewardModelConfig
-from stages.step2_reward.held_out import without_groups
+from stages.step2_reward.config import RewardModelConfig, Start
+from stages.step2_reward.learning import make_learner
 from stages.step2_reward.reward_trainer import RewardTrainer
+from stages.step2_reward.starting import Folders, check_start, read_comparisons, start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,51 +36,40 @@ if TYPE_CHECKING:
 def run(
     config: RewardModelConfig,
     *,
-    sft: Path,
     comparisons: Path,
     demonstrations: Path,
     out: Path,
     context: Context,
+    sft: Path | None = None,
     base: Path | None = None,
 ) -> Report:
     """Train, normalise and save; writes model/, examination.json and calibration.json.
 
-    base: on which SFT's adapter lies; with `peft=lora` alone. Raises InterruptedRunError after a
-    checkpoint when asked to stop, UserError for unusable data.
+    sft, base: the one that `config.start` names; with `peft=lora` also the base on which SFT's
+    adapter lies. Raises InterruptedRunError after a checkpoint when asked to stop, UserError for
+    unusable data.
     """
-    tokenizer = load_reward_tokenizer(sft / "model")
-    train, too_long = read_ranked_prompts(
-        comparisons / "train.parquet", tokenizer, config.max_length
-    )
-    validation, validation_too_long = read_ranked_prompts(
-        comparisons / "validation.parquet", tokenizer, config.max_length
-    )
-    seen = without_groups(train, validation, config.held_out_groups)
-    ranked = [prompt for prompt in seen if prompt.num_pairs]
-    _check_untied(seen, "train")
-    _check_untied(validation, "validation")
-    _check_margins(config, ranked)
-    start = _start(config, sft / "model", base)
-    pad_token_id = int(tokenizer.pad_token_id)
-    encoding = choose(config.encoding, start.model, pad_token_id, config.max_length)
+    folders = _folders(config, comparisons, sft, base)
+    check_start(config, folders)
+    tokenizer = load_reward_tokenizer(folders.start)
+    data, started = read_comparisons(config, folders), start(config, folders)
+    encoding = _encoding(config, started.model, data.pad_token_id)
     trainer = RewardTrainer(
-        model=start.model,
+        model=started.model,
         config=config,
-        train=ranked,
-        validation=validation,
-        pad_token_id=pad_token_id,
+        train=data.train,
+        validation=data.validation,
+        pad_token_id=data.pad_token_id,
         encoding=encoding,
     )
-    train_steps(trainer.model, trainer.plan(), context)
-    metrics = {
-        "train_prompts_all_tied": float(len(seen) - len(ranked)),
-        "train_prompts_held_out": float(len(train) - len(seen)),
-        "train_prompts_too_long": float(too_long),
-        "validation_prompts_too_long": float(validation_too_long),
-    }
+    learner = make_learner(config, folders, started.model, data, encoding, context.workers)
+    trained = trainer.fit(learner, context)
+    metrics = data.metrics | _ended(config, trained)
+    if data.shown:
+        context.journal.table(trained.steps, "too_long", data.shown)
     by_labelers, unfit = _normalise(trainer, tokenizer, demonstrations / "train.parquet")
     metrics["demonstrations_too_long"] = float(unfit)
-    of_base = start.publish(tokenizer, out / "model")
+    of_base = started.publish(tokenizer, out / "model")
     metrics |= _finish(trainer, by_labelers, out)
     contract = text_contract(tokenizer, config.max_length) | of_base
     own = {
@@ -95,50 +79,31 @@ def run(
     return Report(metrics=metrics, contract=contract | own)
 
 
-def _check_untied(prompts: list[RankedPrompt], split: str) -> None:
-    if not any(prompt.num_pairs for prompt in prompts):
-        raise UserError(
-            f"no comparison to {'learn from' if split == 'train' else 'judge by'}",
-            got=f"{len(prompts)} {split} prompts whose completions all tie",
-            do="lower labeler.tie_margin, or raise completions.k_max",
-        )
+def _folders(
+    config: RewardModelConfig, comparisons: Path, sft: Path | None, base: Path | None
+) -> Folders:
+    on_base = config.peft is PeftKind.lora
+    begins = sft if config.start is Start.sft else base
+    assert begins is not None
+    assert base is not None or not on_base
+    return Folders(
+        start=begins / "model",
+        comparisons=comparisons,
+        base=base / "model" if base and on_base else None,
+    )
 
 
-def _check_margins(config: RewardModelConfig, prompts: list[RankedPrompt]) -> None:
-    margins = [margin for prompt in prompts for _, _, margin in prompt.pairs or [] if margin]
-    if margins and config.loss is not Loss.pairwise:
-        raise UserError(
-            "only reward_model.loss=pairwise asks for margins",
-            got=f"loss={config.loss}, and {len(margins)} pairs with a margin",
-            do="set reward_model.loss=pairwise, or give pairs with margin 0",
-        )
+def _encoding(config: RewardModelConfig, model: RewardModel, pad_token_id: int) -> Chosen:
+    if config.placement.splits_weights:
+        return Chosen(encoding=Encoding.separate, why=f"{config.placement.kind} splits weights")
+    return choose(config.encoding, model, pad_token_id, config.max_length)
 
 
-@dataclass(kw_only=True)
-class _Start:
-    """A reward model to train; with an adapter on a base, PEFT's model of the same."""
-
-    model: RewardModel
-    base: Path | None = None
-    adapted: Any = None
-
-    def publish(self, tokenizer: "PreTrainedTokenizerBase", folder: Path) -> dict[str, str]:
-        """Write what became of it; what the contract says of the base."""
-        if self.base is None:
-            save_reward_model(self.model, tokenizer, folder)
-            return {}
-        return publish(self.adapted, tokenizer, folder, base=self.base, kind=PeftKind.lora)
-
-
-def _start(config: RewardModelConfig, sft: Path, base: Path | None) -> _Start:
-    """The SFT model with a new head: whole, or its adapter on the base."""
-    if config.peft is PeftKind.none:
-        return _Start(model=new_reward_model(sft, config.seed))
-    assert base is not None
-    check_base(base / "model", {"sft": sft})
-    model = new_reward_model(base / "model", config.seed)
-    adapted = adapt_classifier(model.network, adapter_of(sft))
-    return _Start(model=model, base=base / "model", adapted=adapted)
+def _ended(config: RewardModelConfig, trained: Trained) -> dict[str, float]:
+    """When early stopping ended the training, and whose weights it kept."""
+    if not config.early_stopping.is_on:
+        return {}
+    return {"steps": float(trained.steps), "kept_step": float(trained.best.step)}
 
 
 def _normalise(

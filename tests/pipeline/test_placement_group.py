@@ -97,6 +97,29 @@ def test_the_engine_shares_whole_weights_in_its_own_group(
         (["+placement.deepspeed.zero_optimization.stage=0"], "no stage of ZeRO", "zero1"),
         (["deepspeed=zero2", "+placement.deepspeed.bf16.enabled=true"], "bf16", "leave it out"),
         (["placement.processes=2", "executor=local"], "executor=local", "executor=ray"),
+        (
+            ["reward_model.placement.processes=2", "executor=local"],
+            "executor=local",
+            "executor=ray",
+        ),
+        (
+            ["reward_model.placement.processes=3"],
+            "reward_model.batch_size must be a multiple",
+            "reward_model.batch_size=9",
+        ),
+        (["reward_model.placement.processes=0"], "reward_model.placement.processes must be", "1"),
+        (["reward_model.early_stopping.patience=3"], "validate_every", "patience=3"),
+        (
+            ["peft=lora", "reward_model.placement.backend=fsdp2"],
+            "adapters of the reward model cannot be trained with fsdp2",
+            "not tested",
+        ),
+        (
+            ["reward_model.placement.backend=fsdp2", "reward_model.encoding=shared"],
+            "encoding=shared needs whole weights",
+            "auto",
+        ),
+        (["peft=lora", "reward_model.start=base"], "start=base has no adapter", "start=sft"),
         (["placement.process=2"], "process", "placement.processes"),
     ],
 )
@@ -111,11 +134,28 @@ def test_impossible_combinations_are_refused_with_what_to_do(
     assert what in str(caught.value)
 
 
-def test_placement_counts_as_a_part_of_ppo_alone() -> None:
+def test_placement_counts_as_a_part_of_what_it_places() -> None:
     plain = run_id(compose([]))
     assert run_id(compose(["placement.processes=2"])) != plain
     assert run_id(compose(["placement.cpus=0.5", "placement.call_s=5"])) == plain
-    assert run_id(compose(["align=dpo", "placement.processes=2"])) == run_id(compose(["align=dpo"]))
+    alone = "reward_model.placement.processes=1"
+    dpo = run_id(compose(["align=dpo"]))
+    assert run_id(compose(["align=dpo", "placement.processes=2", alone])) == dpo
+    assert run_id(compose(["align=dpo", "placement.processes=2"])) != dpo
+
+
+def test_the_reward_model_follows_and_may_have_its_own() -> None:
+    """Mutation: the number of processes left at the dataclass's default."""
+    follows = compose(["placement.processes=2", "deepspeed=zero2", "placement.cpus=0.5"])
+    assert follows.reward_model.placement.kind is BackendKind.deepspeed
+    (shape,) = follows.reward_model.worker_groups()
+    assert (shape.name, shape.processes, shape.cpus) == ("reward_model/0", 2, 0.5)
+    rows = {row.name: row for row in batch_arithmetic(follows)["reward_model"]}
+    assert rows["processes"].how == "reward_model/0, backend deepspeed"
+    assert rows["prompts a process"].value == 4
+    own = compose(["placement.processes=2", "reward_model.placement.processes=1"])
+    assert own.reward_model.worker_groups() == []
+    assert own.reward_model.placement.kind is BackendKind.none
 
 
 def test_the_table_tells_what_a_process_does() -> None:
@@ -137,7 +177,7 @@ def test_too_large_a_placement_is_refused_with_what_would_fit() -> None:
     """Nine processes of half a CPU on two; of a cluster that is joined nothing is known yet."""
     overrides = ["placement=split", "placement.processes=3", "placement.cpus=0.5"]
     config = policy_of(*overrides, "align.minibatch_size=48", "align.rollout_batch_size=96",
-                       "align.ptx_ratio=1")  # fmt: skip
+                       "align.ptx_ratio=1", "reward_model.batch_size=9")  # fmt: skip
     (fault,) = cluster_faults(ClusterConfig(num_cpus=2), config.worker_groups())
     assert fault.got == "4.5 CPU needed, 2 there"
     assert "placement.cpus=0.22" in fault.do

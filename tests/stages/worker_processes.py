@@ -18,6 +18,7 @@ PRELOADED = (
     "torch.distributed.fsdp",
     "transformers.models.llama.modeling_llama",
     "stages.step3_policy.ppo.groups",
+    "stages.step2_reward.learning",
     __name__,
 )
 DEADLINE_S = 60.0

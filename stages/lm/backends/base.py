@@ -152,3 +152,11 @@ def copy_into(shards: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None
     """Fill tensors from others of the same names."""
     for name, shard in shards.items():
         shard.copy_(saved[name])
+
+
+@torch.no_grad()
+def copy_weights(weights: Mapping[str, Tensor], module: nn.Module) -> None:
+    """Give the module these weights, by the names of its trainable parameters."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(weights[name])

@@ -41,12 +41,16 @@ class PeftConfig:
             )
 
 
-def check_adapter_backend(kind: PeftKind, role: str, backend: BackendKind | None) -> None:
-    """Refuse backends that split weights: the base is read by other models of the process."""
+def check_adapter_backend(
+    kind: PeftKind,
+    role: str,
+    backend: BackendKind | None,
+    why: str = "ZeRO and FSDP would split a base that other models read",
+) -> None:
+    """Refuse backends that split weights, and say why."""
     if kind is PeftKind.lora and backend not in (BackendKind.none, BackendKind.ddp):
         raise UserError(
             f"adapters of the {role} cannot be trained with {backend}",
             got=f"peft=lora, the backend of the {role}: {backend}",
-            do="placement.backend=ddp and deepspeed=none: ZeRO and FSDP would split a base that "
-            "other models read",
+            do=f"placement.backend=ddp and deepspeed=none: {why}",
         )

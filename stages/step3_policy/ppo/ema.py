@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class WeightAverage:
@@ -21,11 +21,3 @@ class WeightAverage:
         """One step towards these weights."""
         for name, tensor in weights.items():
             self.weights[name].lerp_(tensor, 1.0 - self.decay)
-
-
-@torch.no_grad()
-def copy_weights(weights: Mapping[str, Tensor], module: nn.Module) -> None:
-    """Give the module these weights, by the names of its trainable parameters."""
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            parameter.copy_(weights[name])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.contracts import WorkerGroup
 from stages.lm.batching import SequenceBatch
-from stages.lm.dealing import Share, deal
+from stages.lm.dealing import Share, added_up, deal
 from stages.lm.engines.hf import HFEngine
 from stages.lm.rollout import Rollouts, Sampling
 from stages.lm.sampling import sample_responses
@@ -227,16 +227,4 @@ def by_row(parts: Sequence[tuple[list[int], Tensor]], batch: SequenceBatch) -> T
     whole = torch.zeros(batch.response_mask.shape)
     for rows, part in parts:
         whole[rows, : part.shape[1]] = part
-    return whole
-
-
-def added_up(figures: Sequence[Figures]) -> Figures:
-    """Ranks' shares of means add up; of maxima the largest; norms are the same on all ranks."""
-    whole = {}
-    for name in figures[0]:
-        column = [of_rank[name] for of_rank in figures]
-        if name.startswith("grad_norm/"):
-            whole[name] = column[0]
-        else:
-            whole[name] = max(column) if name.endswith("_max") else sum(column)
     return whole

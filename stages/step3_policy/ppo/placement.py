@@ -10,9 +10,9 @@ from typing import Any
 
 from stages.contracts import GroupShape, UserError, nearest_divisor, no_effect
 from stages.lm.backends.config import BackendKind
+from stages.lm.placement import backend_of, check_deepspeed, splits_weights
 
 TRAINED = ("policy", "critic")
-SHARDED_WEIGHTS = 3  # the stage of ZeRO from which a process holds no whole weights
 
 
 @dataclass(kw_only=True)
@@ -49,7 +49,7 @@ class PlacementConfig:
     call_s: float = no_effect(3600.0)
 
     def __post_init__(self) -> None:
-        _check_deepspeed(self.deepspeed)
+        check_deepspeed(self.deepspeed)
         for name in ROLES:
             _check_role(name, self.of(name))
 
@@ -71,11 +71,7 @@ class PlacementConfig:
         return f"placement.{'' if own.processes is None else f'{role}.'}processes"
 
     def _backend(self, processes: int) -> BackendKind:
-        if self.backend is not None:
-            return self.backend
-        if self.deepspeed:
-            return BackendKind.deepspeed
-        return BackendKind.ddp if processes > 1 else BackendKind.none
+        return backend_of(self.backend, self.deepspeed, processes)
 
     def groups(self, roles: Iterable[str]) -> list[GroupShape]:
         """The worker groups of these roles; none where the stage's own process does.
@@ -116,9 +112,8 @@ class PlacementConfig:
     def engine_shares_weights(self) -> bool:
         """Whether the engine samples with the policy's own module: nothing has to be sent."""
         policy = self.of("policy")
-        splits = policy.backend is BackendKind.fsdp2
-        if policy.backend is BackendKind.deepspeed:
-            splits = zero_stage(self.deepspeed) >= SHARDED_WEIGHTS
+        assert policy.backend is not None
+        splits = splits_weights(policy.backend, self.deepspeed)
         return policy.group == self.engine.group and not splits
 
 
@@ -128,11 +123,6 @@ def group_name(own: RolePlacement) -> str:
 
 
 ROLES = ("policy", "ref_policy", "critic", "reward_model", "engine")
-
-
-def zero_stage(deepspeed: Mapping[str, Any]) -> int:
-    """The stage of ZeRO in DeepSpeed's settings."""
-    return int(deepspeed.get("zero_optimization", {}).get("stage", 0))
 
 
 def check_ranks(
@@ -197,24 +187,6 @@ def _check_role(name: str, own: RolePlacement) -> None:
             got=f"{key}.processes={own.processes}, backend=none",
             do="placement.backend=ddp or fsdp2, deepspeed=zero2, or placement.processes=1",
         )
-
-
-def _check_deepspeed(settings: Mapping[str, Any]) -> None:
-    if not settings:
-        return
-    if zero_stage(settings) not in (1, 2, 3):
-        raise UserError(
-            "placement.deepspeed has no stage of ZeRO",
-            got=f"zero_optimization.stage={zero_stage(settings)}",
-            do="deepspeed=zero1, zero2 or zero3; without ZeRO, placement.backend=ddp",
-        )
-    for dtype in ("fp16", "bf16"):
-        if settings.get(dtype, {}).get("enabled", False):
-            raise UserError(
-                f"placement.deepspeed.{dtype} would keep weights that the average cannot follow",
-                got=f"{dtype}.enabled=true",
-                do="leave it out: weights and sums stay in float32",
-            )
 
 
 def _told(shape: GroupShape) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from stages.contracts import Context, Report
+from stages.lm.backends.base import copy_weights
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
 from stages.lm.peft.adapters import load_adapted, publish
 from stages.lm.peft.config import PeftKind
 from stages.step3_policy.ppo.config import PpoConfig, Select
 from stages.step3_policy.ppo.data import load_data
-from stages.step3_policy.ppo.ema import copy_weights
 from stages.step3_policy.ppo.engines import load_engine
 from stages.step3_policy.ppo.groups import PolicyGroup
 from stages.step3_policy.ppo.loading import Folders, load_roles

@@ -17,8 +17,7 @@ from stages.lm.optimisation import (
     make_optimizer,
 )
 from stages.lm.training import TrainingPlan, batch_indices, epochs_to_steps, train_steps
-
-DATA = torch.linspace(-1, 1, 24).reshape(12, 2)
+from tests.stages.lm.lessons import learner_of
 
 
 def make_model():
@@ -26,15 +25,9 @@ def make_model():
     return torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Dropout(0.3), torch.nn.Linear(4, 1))
 
 
-def make_plan(model, total_steps=9):
-    def losses_at(step):
-        rows = DATA[batch_indices(12, 4, seed=1, step=step)]
-        yield (model(rows) - rows.sum(1, keepdim=True)).square().mean(), {}
-
-    return TrainingPlan(
-        losses_at=losses_at, total_steps=total_steps, optimizer=OptimizerConfig(lr=0.01),
-        schedule=ScheduleConfig(), log_every=1, checkpoint_every=2,
-    )  # fmt: skip
+def make_plan(**changes):
+    values = {"total_steps": 9, "log_every": 1, "checkpoint_every": 2}
+    return TrainingPlan(lr=0.01, schedule=ScheduleConfig(), **(values | changes))
 
 
 class Killed(BaseException):
@@ -45,23 +38,22 @@ class Killed(BaseException):
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, killed_after):
     """Red when the RNG is not restored (dropout differs) or the data order starts anew."""
     whole = make_model()
-    train_steps(whole, make_plan(whole), Context.at(tmp_path / "whole"))
+    train_steps(learner_of(whole), make_plan(), Context.at(tmp_path / "whole"))
 
-    first, context = make_model(), Context.at(tmp_path / "parts")
-    plan = make_plan(first)
-    losses_at = plan.losses_at
+    first = learner_of(make_model())
+    train = first.train
 
-    def dying(step):
+    def dying(step, lr):
         if step == killed_after:
             raise Killed
-        return losses_at(step)
+        return train(step, lr)
 
-    plan.losses_at = dying
+    first.train = dying
     with pytest.raises(Killed):
-        train_steps(first, plan, context)
+        train_steps(first, make_plan(), Context.at(tmp_path / "parts"))
     torch.manual_seed(99)
     second = make_model()
-    train_steps(second, make_plan(second), Context.at(tmp_path / "parts"))
+    train_steps(learner_of(second), make_plan(), Context.at(tmp_path / "parts"))
     for a, b in zip(whole.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
     steps = [json.loads(line)["step"] for line in (tmp_path / "parts/metrics.jsonl").open()]
@@ -72,7 +64,7 @@ def test_asked_to_stop_it_checkpoints_and_says_so(tmp_path):
     model, context = make_model(), Context.at(tmp_path)
     context.should_stop = lambda: True
     with pytest.raises(InterruptedRunError):
-        train_steps(model, make_plan(model), context)
+        train_steps(learner_of(model), make_plan(), context)
     step, _ = Checkpoints(context.checkpoints).load_latest()
     assert step == 1
 

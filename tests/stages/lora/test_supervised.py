@@ -95,7 +95,7 @@ def test_reward_model_continues_bit_for_bit_and_saves_what_it_trains(
     with pytest.raises(InterruptedRunError):
         run_reward_model(world, sft, tmp_path, stop_at(7))
     (checkpoint,) = (tmp_path / "checkpoints").glob("step_*")
-    saved = torch.load(checkpoint / "state.pt", weights_only=True)["model"]
+    saved = torch.load(checkpoint / "learner" / "weights" / "whole.pt", weights_only=True)
     assert all("lora_" in name or "modules_to_save" in name for name in saved)
     run_reward_model(world, sft, tmp_path)
     assert model_hash(tmp_path / "out/model") == model_hash(reward_model / "model")

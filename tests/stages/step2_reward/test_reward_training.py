@@ -9,19 +9,37 @@ import pytest
 import torch
 
 from reward.encoding import SEPARATE
-from reward.model import load_reward_model, load_reward_tokenizer, new_reward_model
+from reward.model import (
+    RewardModel,
+    load_reward_model,
+    load_reward_tokenizer,
+    new_reward_model,
+)
 from reward.normalization import normalise
-from reward.ranked_prompts import RankedPrompt, group_prompts, read_ranked_prompts
+from reward.ranked_prompts import (
+    RankedPrompt,
+    group_prompts,
+    read_ranked_prompts,
+    score_ranked,
+)
 from reward.ranking import ragged_scores
 from stages.contracts import Context, InterruptedRunError, Journal, UserError
 from stages.lm.batching import collate
-from stages.lm.loading import model_hash
+from stages.lm.loading import load_causal_lm, model_hash
+from stages.lm.peft.config import PeftKind
+from stages.lm.placement import TrainingPlacement
 from stages.lm.tokens import encode_prompt, encode_response
 from stages.records.schemas import Comparison, Demonstration
 from stages.records.tables import read_table, write_table
-from stages.step2_reward.config import Denominator, Loss, RewardModelConfig
+from stages.step2_reward.config import (
+    Denominator,
+    Loss,
+    OnTooLong,
+    RewardModelConfig,
+    Start,
+)
+from stages.step2_reward.learning import LearnRankings, num_right
 from stages.step2_reward.reward_model import run
-from stages.step2_reward.reward_trainer import RewardTrainer, num_right
 from tests.oracles.ranking import ranking_loss
 
 FAST = {"lr": 1e-2, "batch_size": 8, "epochs": 6.0, "max_length": 64, "checkpoint_every": 4}
@@ -134,32 +152,35 @@ def test_a_stopped_training_continues_bit_by_bit(
     )
 
 
-def trainer(world: Path, comparisons: Path, **changes) -> RewardTrainer:
+def objective(world: Path, comparisons: Path, **changes) -> LearnRankings:
     tokenizer = load_reward_tokenizer(world / "sft" / "model")
     prompts, _ = read_ranked_prompts(comparisons / "train.parquet", tokenizer, 64)
-    return RewardTrainer(
-        model=new_reward_model(world / "sft" / "model", seed=0),
+    return LearnRankings(
         config=RewardModelConfig(**{**FAST, **changes}),
         train=[prompt for prompt in prompts if prompt.num_pairs],
-        validation=prompts,
         pad_token_id=int(tokenizer.pad_token_id),
     )
 
 
-def step_gradient(trainer: RewardTrainer) -> tuple[float, torch.Tensor, int]:
+def new_model(world: Path) -> RewardModel:
+    return new_reward_model(world / "sft" / "model", seed=0)
+
+
+def step_gradient(made: LearnRankings, model: RewardModel) -> tuple[float, torch.Tensor, int]:
     """Loss of step 0, its gradient at the head, and the number of micro-batches."""
-    total, parts = 0.0, 0
-    for loss, _ in trainer.losses_at(0):
+    total, pieces = 0.0, made.pieces(0)
+    for piece in pieces:
+        loss, _ = made.loss(model, piece)
         loss.backward()
-        total, parts = total + loss.item(), parts + 1
-    return total, trainer.model.network.score.weight.grad, parts
+        total += loss.item()
+    return total, model.network.score.weight.grad, len(pieces)
 
 
 def test_micro_batches_change_nothing(world: Path, comparisons: Path) -> None:
     """Mutation: each micro-batch's own mean, instead of its share of the step's mean."""
-    whole, gradient, parts = step_gradient(trainer(world, comparisons))
+    whole, gradient, parts = step_gradient(objective(world, comparisons), new_model(world))
     split, split_gradient, split_parts = step_gradient(
-        trainer(world, comparisons, microbatch_tokens=70)
+        objective(world, comparisons, microbatch_tokens=70), new_model(world)
     )
     assert (parts, split_parts > 3) == (1, True)
     assert split == pytest.approx(whole, abs=1e-6)
@@ -174,25 +195,26 @@ def test_a_step_is_the_mean_over_its_prompts(
     rows = [comparison(world, n, ranks=[1, 1, 2]) for n in range(1, 20, 3)]
     rows += [comparison(world, n) for n in range(0, 21, 3)]
     write_table(tmp_path / "train.parquet", rows)
-    made = trainer(world, tmp_path, batch_size=len(rows), denominator=denominator)
-    loss, _, _ = step_gradient(made)
-    flat = iter(made.validation_scores().tolist())
+    made = objective(world, tmp_path, batch_size=len(rows), denominator=denominator)
+    model = new_model(world)
+    loss, _, _ = step_gradient(made, model)
+    flat = iter(score_ranked(model.raw_scores, made.train, made.pad_token_id).tolist())
     expected = [
         ranking_loss(
             [next(flat) for _ in prompt.responses],
             prompt.ranks,
             count_ties=denominator is Denominator.all,
         )[0]
-        for prompt in made.validation
+        for prompt in made.train
     ]
     assert loss == pytest.approx(sum(expected) / len(expected), abs=1e-5)
 
 
-def test_dropout_stays_off(world: Path, comparisons: Path) -> None:
+def test_dropout_stays_off(world: Path) -> None:
     """After validation too. Mutation: a wrapper left in train mode turns its network to train."""
-    made = trainer(world, comparisons)
-    made.model.train(made.model.training)
-    assert not any(module.training for module in made.model.modules())
+    model = new_model(world)
+    model.train(model.training)
+    assert not any(module.training for module in model.modules())
 
 
 def test_num_right_counts_a_tie_as_half(world: Path) -> None:
@@ -287,15 +309,65 @@ def test_groups_that_cannot_be_held_out(
         train(world, tmp_path, tmp_path / "out", held_out_groups=groups)
 
 
-def test_what_is_too_long_is_left_out_and_counted(
-    world: Path, comparisons: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def with_long(world: Path, comparisons: Path) -> Path:
+    """The comparisons with rows 41 and 42 of more than 64 tokens."""
     long = comparison(world, 0, completions=["one", "one " * 80])
     rows = read_table(comparisons / "train.parquet", Comparison)
     write_table(comparisons / "train.parquet", [*rows, long, long])
-    report = train(world, comparisons, tmp_path / "out", epochs=1.0)
+    return comparisons
+
+
+def test_what_is_too_long_is_refused_with_file_and_row(
+    world: Path, with_long: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"train.parquet, row 41: .* longer than max_length") as e:
+        train(world, with_long, tmp_path / "out")
+    assert "and 1 more rows" in e.value.got
+
+
+def test_what_is_too_long_is_left_out_counted_and_shown(
+    world: Path, with_long: Path, tmp_path: Path
+) -> None:
+    report = train(world, with_long, tmp_path / "out", epochs=1.0, on_too_long=OnTooLong.skip)
     assert report.metrics["train_prompts_too_long"] == 2
     assert report.metrics["validation_prompts_too_long"] == 0
+    (table,) = map(json.loads, (tmp_path / "out" / "work" / "tables.jsonl").open())
+    assert [(row["split"], row["row"]) for row in table["rows"]] == [("train", 41), ("train", 42)]
+    assert table["rows"][0]["tokens"] > 80
+
+
+def test_a_length_above_the_model_s_context_is_refused(
+    world: Path, comparisons: Path, tmp_path: Path
+) -> None:
+    """The small world's model has 64 positions."""
+    with pytest.raises(UserError, match="above the model's context") as error:
+        train(world, comparisons, tmp_path / "out", max_length=65)
+    assert error.value.do == "set reward_model.max_length=64 or less"
+
+
+def test_it_starts_from_the_base_where_that_is_asked_for(
+    world: Path, comparisons: Path, tmp_path: Path
+) -> None:
+    """At a rate of almost nothing the decoder stays as it was. Mutation: SFT's decoder."""
+    report = run(
+        RewardModelConfig(**{**FAST, "start": Start.base, "lr": 1e-12, "epochs": 0.2}),
+        base=world / "base",
+        comparisons=comparisons,
+        demonstrations=world / "demonstrations",
+        out=tmp_path / "out",
+        context=Context.at(tmp_path / "work"),
+    )
+    batch = collate([[3, 4, 5, 6]], [[7, 8, 2]], 0)
+    ours = load_reward_model(tmp_path / "out" / "model").network.base_model
+    of_base, of_sft = (
+        load_causal_lm(world / name / "model").base_model(batch.input_ids).last_hidden_state
+        for name in ("base", "sft")
+    )
+    found = ours(batch.input_ids).last_hidden_state
+    assert torch.allclose(found, of_base, atol=1e-5)
+    assert not torch.allclose(found, of_sft, atol=1e-2)
+    assert report.contract["max_length"] == 64
 
 
 def test_a_comparison_without_weight_is_not_learnt(
@@ -327,6 +399,8 @@ def test_comparisons_of_ties_alone_are_refused(
         {"batch_size": 0},
         {"final_lr_fraction": 2.0},
         {"denominator": Denominator.all, "loss": Loss.best_of_k},
+        {"start": Start.base, "peft": PeftKind.lora},
+        {"batch_size": 7, "placement": TrainingPlacement(processes=2)},
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict) -> None:

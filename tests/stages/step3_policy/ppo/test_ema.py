@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from stages.step3_policy.ppo.ema import WeightAverage, copy_weights
+from stages.lm.backends.base import copy_weights
+from stages.step3_policy.ppo.ema import WeightAverage
 
 
 def moved(decay: float, updates: int) -> float:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from stages.contracts import Context
+from stages.lm.backends.base import copy_weights
 from stages.step3_policy.ppo.config import Advantage, KlLoss, KlPlacement, PpoConfig
 from stages.step3_policy.ppo.data import PpoData, PromptSet
-from stages.step3_policy.ppo.ema import copy_weights
 from stages.step3_policy.ppo.loop import PpoLoop
 from stages.step3_policy.ppo.roles import CriticRole, PolicyRole, ReferenceRole, RewardRole, Roles
 from tests.oracles.ppo import tilted, total_variation
