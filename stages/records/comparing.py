@@ -32,7 +32,7 @@ def two_responses(
     Raises:
         SkipRow: the conversations part before the last turn, so that the prompt is not one.
     """
-    if isinstance(row.value(chosen), str) and not row.text(chosen).lstrip().startswith("[{"):
+    if not row.is_conversation(chosen):
         return row.prompt(prompt or "prompt"), row.text(chosen), row.text(rejected)
     better, worse = row.messages(chosen), row.messages(rejected)
     shared, better, worse = common_prompt(better, worse)

@@ -14,6 +14,7 @@ from stages.records.messages import to_messages
 from stages.records.schemas import Message, RecordError
 
 _SHOWN = 60  # characters of a value in an error
+_MISSING = object()
 
 
 class Fields:
@@ -34,14 +35,13 @@ class Fields:
 
     def given(self, name: str) -> bool:
         """Whether the field is there and is not null."""
-        try:
-            return self._find(name) is not None
-        except RecordError:
-            return False
+        return self._find(name) not in (None, _MISSING)
 
     def value(self, name: str) -> Any:
         """Whatever the field holds, but not null."""
         found = self._find(name)
+        if found is _MISSING:
+            raise self.error(name, "missing", f"fields here: {', '.join(self.values) or 'none'}")
         if found is None:
             raise self.error(name, "null", "this field needs a value")
         return found
@@ -127,10 +127,20 @@ class Fields:
 
     def prompt(self, name: str) -> list[Message]:
         """A conversation, or the text of a single user's turn."""
-        value = _from_text(self.value(name))
-        if isinstance(value, list | Mapping):
+        if self.is_conversation(name):
             return self.messages(name)
         return [{"role": "user", "content": self.said(name)}]
+
+    def is_conversation(self, name: str) -> bool:
+        """Whether the field is no text, or a text that is a list of turns written as JSON.
+
+        A text that happens to be other JSON, such as an answer "[1, 2]", is a text.
+        """
+        given = self.value(name)
+        value = _from_text(given)
+        if not isinstance(given, str) or value is given:
+            return isinstance(value, list | Mapping)
+        return isinstance(value, list) and bool(value) and all(map(_is_turn, value))
 
     def error(self, name: str, got: str, hint: str) -> RecordError:
         """An error that names this field by its full path."""
@@ -139,6 +149,8 @@ class Fields:
     def _find(self, name: str) -> Any:
         if name in self.values:
             return self.values[name]
+        if "." not in name:
+            return _MISSING
         found: Any = self.values
         for part in name.split("."):
             found = _from_text(found)
@@ -147,7 +159,7 @@ class Fields:
             elif isinstance(found, Mapping) and part in found:
                 found = found[part]
             else:
-                raise self.error(name, "missing", f"fields here: {', '.join(self.values)}")
+                return _MISSING
         return found
 
     def _object(self, name: str, value: Any) -> "Fields":
@@ -189,6 +201,12 @@ def _from_text(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, Mapping) and (
+        {"role", "content"} <= value.keys() or {"from", "value"} <= value.keys()
+    )
 
 
 def _shown(value: Any) -> str:

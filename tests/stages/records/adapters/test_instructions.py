@@ -144,6 +144,13 @@ def test_generic_prompts_and_demonstrations(tmp_path: Path) -> None:
     ]
 
 
+def test_texts_that_look_like_json_are_texts(tmp_path: Path) -> None:
+    row = {"prompt": "[1, 2]", "chosen": '[{"x": 1}]', "rejected": "[broken"}
+    records, _ = read_rows(Comparison, tmp_path, [row])
+    assert records[0].prompt == user("[1, 2]")
+    assert records[0].completions == ['[{"x": 1}]', "[broken"]
+
+
 def test_nested_values_of_a_csv_are_json(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text('prompt,completions,ranks\nQ,"[""a"", ""b""]","[2, 1]"\n')
     records, _ = read(Comparison, tmp_path / "rows.csv")
