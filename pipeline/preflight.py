@@ -13,6 +13,7 @@ from pipeline.artifacts import folder_size
 from pipeline.manifest import check_contents
 from pipeline.planning import Plan
 from pipeline.workflow import Stage, copies_adapters
+from reward.endpoint_config import check_secrets
 from reward.functions import check_functions
 from stages.contracts import StageConfig, UserError
 from stages.lm.engines.config import check_engine
@@ -77,10 +78,11 @@ def _engine_faults(plan: Plan) -> list[UserError]:
 
 
 def _reward_faults(plan: Plan) -> list[UserError]:
-    """Reward functions that a policy to be trained could not call."""
+    """Reward functions that cannot be called, tokens that are not there."""
     configs = [plan.stages[asset].stage.config for asset in plan.to_run]
-    paths = {p for c in configs if isinstance(c, PpoConfig) for p in c.reward.function_weights}
-    return check_functions(sorted(paths))
+    rewards = [config.reward for config in configs if isinstance(config, PpoConfig)]
+    faults = check_functions(sorted({path for r in rewards for path in r.function_weights}))
+    return faults + check_secrets({k: v for reward in rewards for k, v in reward.secrets.items()})
 
 
 def _adapter_faults(plan: Plan) -> list[UserError]:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from reward.endpoint_config import JudgeConfig, RemoteConfig
 from stages.contracts import EXTERNAL_CODE, UserError, check_not_negative, check_positive, no_effect
 
 
@@ -113,6 +114,8 @@ class RewardConfig:
     model: ModelTerm = field(default_factory=ModelTerm)
     functions: dict[str, float] | None = field(default=None, metadata=EXTERNAL_CODE)
     rules: RulesConfig = field(default_factory=RulesConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
     timeout_s: float = no_effect(60.0)
     clip: float | None = None
 
@@ -133,8 +136,8 @@ class RewardConfig:
         if not self.weights():
             raise UserError(
                 "the reward is 0 everywhere: no component has a weight",
-                got=f"model.weight={self.model.weight:g}, no function, no rule",
-                do="reward=model, reward=function or reward=rules (docs/rewards.md)",
+                got=f"model.weight={self.model.weight:g}, and nothing else",
+                do="choose reward=model, function, rules, judge or remote (docs/rewards.md)",
             )
 
     def weights(self) -> dict[str, float]:
@@ -143,6 +146,8 @@ class RewardConfig:
             "model": self.model.weight,
             **self.function_weights,
             **{f"rules.{name}": weight for name, weight in self.rules.weights().items()},
+            "judge": self.judge.weight,
+            "remote": self.remote.weight,
         }
         return {name: weight for name, weight in all_of_them.items() if weight}
 
@@ -150,6 +155,15 @@ class RewardConfig:
     def function_weights(self) -> dict[str, float]:
         """None where there are no functions: Hydra sets a key of a whole group only if it is."""
         return self.functions or {}
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The environment variables that must be set, by the key that names each."""
+        named = {
+            "reward.judge.api_key_env": (self.judge.weight, self.judge.api_key_env),
+            "reward.remote.token_env": (self.remote.weight, self.remote.token_env),
+        }
+        return {key: variable for key, (weight, variable) in named.items() if weight and variable}
 
     @property
     def reads_model(self) -> bool:

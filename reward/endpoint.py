@@ -6,7 +6,6 @@ helps the call ends in a RewardError that says what, how often, how long and why
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,9 +25,8 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from reward.endpoint_config import EndpointConfig
+from reward.endpoint_config import EndpointConfig, secret_from
 from reward.text_rewards import RewardError
-from stages.contracts import UserError
 
 Answer = TypeVar("Answer")
 Json = Any
@@ -178,24 +176,6 @@ class Endpoint:
             f"at {self._url}, the last trouble: {left[-1].trouble}"
         )
         return RewardError(self._name, rows, cause)
-
-
-def secret_from(variable: str) -> str:
-    """The value of an environment variable; empty if none is named.
-
-    Raises:
-        UserError: the named variable is not set.
-    """
-    if not variable:
-        return ""
-    secret = os.environ.get(variable, "").strip()
-    if not secret:
-        raise UserError(
-            f"the environment variable {variable} is not set",
-            got="a config that reads the token from it",
-            do=f"export {variable}=..., or name none if the server wants none",
-        )
-    return secret
 
 
 def retry_after_s(header: str) -> float:

@@ -1,6 +1,8 @@
 """Settings of rewards asked for over HTTP: a reward server, an LLM judge. No torch here."""
 
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stages.contracts import (
@@ -44,6 +46,7 @@ class RemoteConfig(EndpointConfig):
     answer; empty: any, but the same one all the time. batch_size: responses a request.
     """
 
+    weight: float = 0.0
     url: str = "http://127.0.0.1:8000"
     token_env: str = no_effect(TOKEN_ENV)
     model: str = ""
@@ -66,6 +69,7 @@ class JudgeConfig(EndpointConfig):
     become, in proportion. asks: how often in all, when an answer has no grade in it.
     """
 
+    weight: float = 0.0
     model: str = ""
     base_url: str = "http://127.0.0.1:8000/v1"
     api_key_env: str = no_effect("")
@@ -81,6 +85,12 @@ class JudgeConfig(EndpointConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_url("base_url", self.base_url)
+        if self.weight and not self.model:
+            raise UserError(
+                "a judge needs the name of its model",
+                got="an empty text",
+                do="set reward.judge.model to a name that its endpoint knows",
+            )
         check_positive(self, "max_tokens", "asks")
         check_not_negative(self, "temperature")
         if not self.lowest < self.highest:
@@ -100,3 +110,32 @@ def check_url(name: str, url: str) -> None:
             got=shown,
             do=f"mend {name}; a token goes into an environment variable that the config names",
         )
+
+
+def secret_from(variable: str) -> str:
+    """The value of an environment variable; empty if none is named.
+
+    Raises:
+        UserError: the named variable is not set.
+    """
+    if not variable:
+        return ""
+    secret = os.environ.get(variable, "").strip()
+    if not secret:
+        raise UserError(
+            f"the environment variable {variable} is not set",
+            got="a config that reads a token from it",
+            do=f"export {variable}=..., or name none if the server wants none",
+        )
+    return secret
+
+
+def check_secrets(named: Mapping[str, str]) -> list[UserError]:
+    """One fault a variable that is not set; named: variable by the key that names it."""
+    faults = []
+    for key, variable in named.items():
+        try:
+            secret_from(variable)
+        except UserError as fault:
+            faults.append(UserError(fault.what, got=f"{key}={variable}", do=fault.do))
+    return faults

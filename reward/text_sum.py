@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 from reward.config import RewardConfig
 from reward.functions import TimedReward, load_function
+from reward.judge import LlmJudge
+from reward.remote import RemoteReward
 from reward.rules import rules_of
 from reward.text_rewards import TextReward, check_scores
 from stages.lm.tokens import decode_response
@@ -26,7 +28,12 @@ def text_components(config: RewardConfig) -> dict[str, TextReward]:
         if weight
     }
     rules = {f"rules.{name}": rule for name, rule in rules_of(config.rules).items()}
-    return {**functions, **rules}
+    asked: dict[str, TextReward] = {}
+    if config.judge.weight:
+        asked["judge"] = LlmJudge(config.judge)
+    if config.remote.weight:
+        asked["remote"] = RemoteReward(config.remote)
+    return {**functions, **rules, **asked}
 
 
 class TextRewards:

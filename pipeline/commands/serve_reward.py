@@ -27,6 +27,7 @@ from stages.contracts import UserError
 if TYPE_CHECKING:
     from reward.server import Served
 
+EVERY_ADDRESS = ("0.0.0.0", "::")
 TOKEN_FILE = Path.home() / ".rlhf-pipeline" / "reward_token"
 
 
@@ -180,8 +181,12 @@ def _serve(served: "Served", how_to_ask: Sequence[str]) -> None:
 
 
 def _how_to_ask(asked: Namespace, about: dict[str, Any], where: str) -> list[str]:
-    lines = [f"the model's fingerprint: {about['fingerprint']}"]
-    lines += [f"in a client's shell: {where}"] if where else []
+    host = socket.gethostname() if asked.host in EVERY_ADDRESS else asked.host
+    keys = (
+        f"reward.remote.url=http://{host}:{asked.port} reward.remote.model={about['fingerprint']}"
+    )
+    lines = [f"in a client's shell: {where}"] if where else []
+    lines.append(f"its run: python -m pipeline run ... reward=remote {keys}")
     if not _is_loopback(asked.host):
         lines.append(
             f"{asked.host} is open to the network, and this is plain HTTP: put a proxy with TLS in "

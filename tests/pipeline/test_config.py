@@ -52,7 +52,10 @@ def test_every_experiment_composes_with_every_align_and_base(
     [(g, o) for g in GROUPS if g not in ("experiment", "align", "base") for o in options(g)],
 )
 def test_every_other_option_composes(group: str, option: str) -> None:
-    needed = {"reward=function": ["reward.functions={my_rewards.brevity: 1.0}"]}
+    needed = {
+        "reward=function": ["reward.functions={my_rewards.brevity: 1.0}"],
+        "reward=judge": ["reward.judge.model=some-model"],
+    }
     chosen = f"{group}={option}"
     assert isinstance(compose([chosen, *needed.get(chosen, [])]), PipelineConfig)
 
