@@ -117,7 +117,9 @@ class Endpoint:
                     async with gate:
                         question.tries += 1
                         return await self._request(client, body)
-                question.trouble = str(attempt.retry_state.outcome.exception())
+                error = attempt.retry_state.outcome.exception()
+                if isinstance(error, _PassingError):  # not the deadline that cancels it
+                    question.trouble = str(error)
         except (_PassingError, _LastingError) as error:
             count = question.tries - before
             took = f"{count} {'try' if count == 1 else 'tries'}, {time.monotonic() - began:.1f} s"

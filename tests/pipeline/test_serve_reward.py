@@ -13,22 +13,25 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from pipeline.commands.serve_reward import check_port, find_model, find_token, main
 from pipeline.executors.protocol import Status
 from pipeline.summary import RunRecord, StageRecord, write_run
+from reward.config import ModelTerm, RewardConfig
 from reward.endpoint_config import RemoteConfig
-from reward.model import (
-    load_reward_model,
-    load_reward_tokenizer,
-    new_reward_model,
-    save_reward_model,
-)
+from reward.model import load_reward_model, load_reward_tokenizer
 from reward.remote import RemoteReward
 from reward.scoring import score_responses
 from reward.text_rewards import RewardError
-from stages.contracts import UserError
-from stages.lm.tokens import encode_prompt, encode_response
+from stages.contracts import Context, UserError
+from stages.lm.loading import load_tokenizer
+from stages.lm.tokens import decode_response, encode_prompt, encode_response
+from stages.records.schemas import Message
+from stages.step3_policy.ppo.data import load_data
+from stages.step3_policy.ppo.loading import load_roles
+from stages.step3_policy.ppo.loop import PpoLoop, make_experience
+from tests.stages.step3_policy.ppo.small_ppo import folders_of, small_config, write_inputs
 
 PROMPTS = [
     [{"role": "user", "content": "write about the cat"}],
@@ -109,8 +112,8 @@ class Started:
 
 
 @pytest.fixture(scope="module")
-def reward_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Path:
-    import torch
+def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> dict[str, Path]:
+    """PPO's upstream assets; a context of 64 tokens."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from stages.lm.loading import save_model
@@ -123,25 +126,25 @@ def reward_folder(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any)
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=64,
+        bos_token_id=tiny_tokenizer.bos_token_id,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        pad_token_id=tiny_tokenizer.pad_token_id,
     )
-    base, folder = (tmp_path_factory.mktemp("models") / name for name in ("base", "reward_model"))
-    save_model(LlamaForCausalLM(config), tiny_tokenizer, base)
-    model = new_reward_model(base, seed=0)
-    model.network.config.reward_bias = 0.75
-    save_reward_model(model, tiny_tokenizer, folder)
-    return folder
+    folder = tmp_path_factory.mktemp("assets")
+    save_model(LlamaForCausalLM(config), tiny_tokenizer, folder / "ppo_init" / "model")
+    return write_inputs(folder / "ppo_init", folder)
 
 
 @pytest.fixture(scope="module")
 def server(
-    reward_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Started, str]]:
     """A batch is four rows, or what came within nine seconds; a request may take five."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    scratch = tmp_path_factory.mktemp("serving")
+    scratch, folder = tmp_path_factory.mktemp("serving"), inputs["reward_model"] / "model"
     options = f"--port {port} --threads 1 --batch-size 4 --batch-wait-s 9 --deadline-s 5"
-    command = [sys.executable, "-m", "pipeline", "serve-reward", str(reward_folder)]
+    command = [sys.executable, "-m", "pipeline", "serve-reward", str(folder)]
     command += [*options.split(), "--token-file", str(scratch / "token")]
     environment = {name: v for name, v in os.environ.items() if name != "REWARD_TOKEN"}
     log = scratch / "log"
@@ -152,7 +155,7 @@ def server(
     try:
         url = f"http://127.0.0.1:{port}"
         wait_for_health(process, url, log)
-        started = Started(process=process, url=url, folder=reward_folder, log=log)
+        started = Started(process=process, url=url, folder=folder, log=log)
         yield started, (scratch / "token").read_text().strip()
     finally:
         if process.poll() is None:
@@ -173,18 +176,61 @@ def wait_for_health(process: subprocess.Popen[str], url: str, log: Path) -> None
     raise AssertionError(log.read_text())
 
 
-def local_scores(folder: Path) -> list[float]:
+Rows = tuple[list[list[Message]], list[str], list[bool]]
+ROWS: Rows = (PROMPTS, RESPONSES, FINISHED)
+
+
+def local_scores(folder: Path, rows: Rows) -> list[float]:
     """What the model in the folder gives, asked in this process."""
     model, tokenizer = load_reward_model(folder), load_reward_tokenizer(folder)
-    prompts = [encode_prompt(tokenizer, prompt) for prompt in PROMPTS]
-    responses = [
-        encode_response(tokenizer, response, finished=finished)
-        for response, finished in zip(RESPONSES, FINISHED, strict=True)
-    ]
+    prompts, responses = [], []
+    for prompt, response, finished in zip(*rows, strict=True):
+        prompts.append(encode_prompt(tokenizer, prompt))
+        responses.append(encode_response(tokenizer, response, finished=finished))
     scores: list[float] = score_responses(
         model.scores, prompts, responses, tokenizer.pad_token_id
     ).tolist()
     return scores
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_ppo_learns_from_a_served_reward_model(
+    server: tuple[Started, str],
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An iteration whose scores are the local model's of the same texts; those of responses that
+    have no special token in them, which text does not hold, are those of the same tokens, too."""
+    started, token = server
+    monkeypatch.setenv("REWARD_TOKEN", token)
+    remote = RemoteConfig(weight=1.0, url=started.url, batch_size=4)
+    config = small_config(reward=RewardConfig(model=ModelTerm(weight=1e-9), remote=remote))
+    start = inputs["ppo_init"] / "model"
+    tokenizer = load_tokenizer(start)
+    loop = PpoLoop(
+        roles=load_roles(config, folders_of(inputs)),
+        data=load_data(config, tokenizer, inputs["prompts"], inputs["text"]),
+        config=config,
+        context=Context.at(tmp_path),
+    )
+    prompts, rollouts = loop.sample(0)
+    experience = make_experience(loop.roles, prompts, rollouts, config, 0.0)
+    texts = [decode_response(tokenizer, tokens) for tokens in rollouts.tokens]
+    expected = local_scores(started.folder, (prompts.messages, texts, rollouts.finished))
+    assert experience.parts["remote"].tolist() == pytest.approx(expected, abs=1e-6)
+    same = [
+        row
+        for row, (text, finished) in enumerate(zip(texts, rollouts.finished, strict=True))
+        if encode_response(tokenizer, text, finished=finished) == list(rollouts.tokens[row])
+    ]
+    assert same
+    torch.testing.assert_close(
+        experience.parts["remote"][same], experience.parts["model"][same], rtol=0, atol=1e-6
+    )
+    figures = loop.iterate(0, 0.02)
+    assert figures["rollout/reward/remote_mean"] == pytest.approx(sum(expected) / 8, abs=1e-6)
 
 
 @pytest.mark.ray
@@ -197,9 +243,9 @@ def test_a_server_from_start_to_end(
     fingerprint = find_model(str(started.folder), started.folder)[1]["fingerprint"]
     client = RemoteReward(RemoteConfig(url=started.url, model=fingerprint, retries=0))
 
-    expected = local_scores(started.folder)
+    expected = local_scores(started.folder, ROWS)
     assert len(set(expected)) == 4
-    scores = client(PROMPTS, RESPONSES, FINISHED)  # four rows fill the batch: nobody waits
+    scores = client(*ROWS)  # four rows fill the batch: nobody waits
     assert scores == pytest.approx(expected, abs=1e-6)
 
     reversed_rows = PROMPTS[::-1] * 2, RESPONSES[::-1] * 2, FINISHED[::-1] * 2
@@ -213,11 +259,10 @@ def test_a_server_from_start_to_end(
     monkeypatch.setenv("REWARD_TOKEN", token[:-1])
     wrong = RemoteReward(RemoteConfig(url=started.url))
     with pytest.raises(RewardError, match=r"1 try.*401"):
-        wrong(PROMPTS, RESPONSES, FINISHED)
+        wrong(*ROWS)
 
     said = started.log.read_text()
-    assert f"at {started.url};" in said
-    assert fingerprint in said
+    assert f"reward.remote.url={started.url} reward.remote.model={fingerprint}" in said
     assert token not in said
 
     started.process.send_signal(signal.SIGTERM)
