@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from reward.config import RewardConfig
 from reward.endpoint import retry_after_s
-from reward.endpoint_config import RemoteConfig
+from reward.endpoint_config import JudgeConfig, RemoteConfig, check_secrets
 from reward.remote import RemoteReward
 from reward.text_rewards import RewardError
 from stages.contracts import UserError
@@ -238,6 +239,20 @@ def test_a_token_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(lengths) as server:
         assert ask(server, ["ab"], token_env="") == [1.0]
         assert "Authorization" not in server.requests[0].headers
+
+
+def test_only_tokens_that_will_be_used_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any work, by the key that names them. Mutation: those of components without weight."""
+    monkeypatch.delenv("REWARD_TOKEN")
+    assert RewardConfig().secrets == {}
+    judge = JudgeConfig(weight=1, model="m", api_key_env="NO_SUCH_KEY")
+    asked = RewardConfig(judge=judge, remote=RemoteConfig(weight=1)).secrets
+    assert [fault.got for fault in check_secrets(asked)] == [
+        "reward.judge.api_key_env=NO_SUCH_KEY",
+        "reward.remote.token_env=REWARD_TOKEN",
+    ]
+    monkeypatch.setenv("NO_SUCH_KEY", "k")
+    assert len(check_secrets(asked)) == 1
 
 
 def test_the_token_is_never_logged(caplog: pytest.LogCaptureFixture) -> None:
