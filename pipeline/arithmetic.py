@@ -5,8 +5,9 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from math import ceil
 from typing import Any
 
-from pipeline.config import PipelineConfig
+from pipeline.config import LabelersConfig, PipelineConfig
 from pipeline.fingerprint import plain
+from stages.step0_data.config import DemonstrationsConfig, PromptsConfig
 from stages.step1_sft.config import PpoInitConfig, SftConfig
 from stages.step2_reward.config import RewardModelConfig
 from stages.step3_policy.ppo.config import PpoConfig
@@ -31,14 +32,20 @@ class Quantity:
 
 
 def batch_arithmetic(config: PipelineConfig) -> dict[str, list[Quantity]]:
-    """Steps and samples of every stage that trains, as far as the config alone tells them."""
-    demonstrations = config.data.demonstrations.num_train
-    table = {"sft": _fine_tuning(config.sft, demonstrations)}
-    if isinstance(config.ppo_init, PpoInitConfig):
-        table["ppo_init"] = _fine_tuning(config.ppo_init, demonstrations)
-    table["reward_model"] = _reward_model(config)
+    """Steps and samples of every stage that trains, as far as the config alone tells them.
+
+    How many rows files hold is known once they are read.
+    """
+    data, table = config.data, dict[str, list[Quantity]]()
+    if isinstance(data.demonstrations, DemonstrationsConfig):
+        table["sft"] = _fine_tuning(config.sft, data.demonstrations.num_train)
+        if isinstance(config.ppo_init, PpoInitConfig):
+            table["ppo_init"] = _fine_tuning(config.ppo_init, data.demonstrations.num_train)
+    prompts = data.prompts.num_train if isinstance(data.prompts, PromptsConfig) else None
+    if isinstance(data.comparisons, LabelersConfig) and prompts:
+        table["reward_model"] = _reward_model(config, prompts)
     if isinstance(config.align, PpoConfig):
-        table["policy"] = _ppo(config.align, config.data.prompts.num_train)
+        table["policy"] = _ppo(config.align, prompts)
     return table
 
 
@@ -56,9 +63,9 @@ def _fine_tuning(config: SftConfig | PpoInitConfig, demonstrations: int) -> list
     ]
 
 
-def _reward_model(config: PipelineConfig) -> list[Quantity]:
+def _reward_model(config: PipelineConfig, num_prompts: int) -> list[Quantity]:
     completions, reward_model = config.completions, config.reward_model
-    prompts = min(completions.train_prompts, config.data.prompts.num_train)
+    prompts = min(completions.train_prompts, num_prompts)
     mean_k = (completions.k_min + completions.k_max) / 2
     steps = ceil(reward_model.epochs * prompts / reward_model.batch_size)
     ks = range(completions.k_min, completions.k_max + 1)
@@ -88,11 +95,13 @@ def _reward_model_ranks(config: RewardModelConfig) -> list[Quantity]:
     ]
 
 
-def _ppo(config: PpoConfig, prompts: int) -> list[Quantity]:
+def _ppo(config: PpoConfig, prompts: int | None) -> list[Quantity]:
     episodes, samples = config.iterations * config.rollout_batch_size, config.samples_per_prompt
     documents = config.num_documents
+    known = [Quantity("unique prompts", prompts, "training split")] if prompts else []
+    passes = f"{episodes / samples / prompts:.1f} passes over the prompts" if prompts else ""
     return [
-        Quantity("unique prompts", prompts, "training split"),
+        *known,
         Quantity("prompts an iteration", config.prompts_per_iteration, "training split, in turn"),
         Quantity("episodes an iteration", config.rollout_batch_size, f"{samples} a prompt"),
         Quantity(
@@ -101,9 +110,7 @@ def _ppo(config: PpoConfig, prompts: int) -> list[Quantity]:
             f"{config.rollout_batch_size} / {config.minibatch_size}, {config.ppo_epochs} pass(es)",
         ),
         Quantity("optimizer steps", config.num_updates, f"{config.iterations} iterations"),
-        Quantity(
-            "episodes", episodes, f"{episodes / samples / prompts:.1f} passes over the prompts"
-        ),
+        Quantity("episodes", episodes, passes),
         Quantity("ptx documents a step", documents, f"{config.ptx_ratio:g} an episode"),
         Quantity(
             "ptx documents", documents * config.num_updates, f"coefficient {config.ptx_coef:g}"

@@ -29,7 +29,14 @@ CONF = Path(conf.__path__[0])
 
 
 def register_schemas() -> None:
-    """Let options begin with their dataclass's defaults: `defaults: [/schema/sft@_here_]`."""
+    """Let options begin with their dataclass's defaults: `defaults: [/schema/sft@_here_]`.
+
+    `${if_world:KIND,one,other}` is `one` where the data of that kind is the embedded world's: what
+    only the world has (gold), or only real text needs, is no key that a user must know.
+    """
+    OmegaConf.register_new_resolver(
+        "if_world", lambda kind, one, other: one if kind == "world" else other, replace=True
+    )
     store = ConfigStore.instance()
     for name, schema in _named_schemas().items():
         store.store(group="schema", name=name, node=defaults_of(schema), provider="dataclasses")
@@ -39,9 +46,18 @@ def _named_schemas() -> dict[str, type]:
     groups = get_type_hints(PipelineConfig)
     own = {f.name for f in fields(schemas.RunConfig)}
     plain = {n: t for n, t in groups.items() if n not in own | {"data", *VARIANTS}}
-    data = get_type_hints(schemas.DataConfig)
-    variants = {name: schema for kinds in VARIANTS.values() for name, schema in kinds.items()}
-    return {"run": schemas.RunConfig, **plain, **data, **variants}
+    variants = {
+        _variant_name(group, kind): schema
+        for group, kinds in VARIANTS.items()
+        for kind, schema in kinds.items()
+    }
+    return {"run": schemas.RunConfig, **plain, **variants}
+
+
+def _variant_name(group: str, kind: str) -> str:
+    """`ppo` of align; of the tables, which have the same kinds, `demonstrations_files`."""
+    table = group.removeprefix("data.")
+    return kind if table == group else f"{table}_{kind}"
 
 
 def defaults_of(schema: type) -> dict[str, Any]:
@@ -51,15 +67,22 @@ def defaults_of(schema: type) -> dict[str, Any]:
 
 
 def _default(spec: Field[Any], hint: Any) -> Any:
-    if is_dataclass(hint) and isinstance(hint, type):
-        return defaults_of(hint)
     value = spec.default
     if value is MISSING and spec.default_factory is not MISSING:
         value = spec.default_factory()
-    if value is MISSING:
-        return REQUIRED
+    if value is not MISSING:
+        return _as_option(value)
+    return defaults_of(hint) if is_dataclass(hint) and isinstance(hint, type) else REQUIRED
+
+
+def _as_option(value: Any) -> Any:
+    """A default as it would stand in a file of `conf/`."""
+    if is_dataclass(value):
+        return {spec.name: _as_option(getattr(value, spec.name)) for spec in fields(value)}
     if isinstance(value, Enum):
         return value.value
+    if isinstance(value, dict):
+        return DictConfig(value, flags={"struct": False})  # the user names its keys
     return str(value) if isinstance(value, Path) else value
 
 

@@ -13,12 +13,13 @@ from pipeline.fingerprint import effective
 from pipeline.tracking.config import TrackingConfig
 from pipeline.workflow import Selection
 from reward.config import RewardConfig
-from stages.contracts import StageConfig, UserError
+from stages.contracts import GoldKind, StageConfig, UserError
 from stages.lm.engines.config import RolloutConfig
 from stages.lm.peft.config import PeftConfig
 from stages.lm.precision import PrecisionConfig
 from stages.step0_base.config import BaseConfig
 from stages.step0_data.config import DemonstrationsConfig, PromptsConfig, TextConfig
+from stages.step0_data.files_config import FilesConfig, PromptFilesConfig
 from stages.step1_sft.config import PpoInitConfig, SftConfig
 from stages.step2_reward.config import ComparisonsConfig, CompletionsConfig, RewardModelConfig
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
@@ -65,12 +66,18 @@ class ClusterConfig:
 
 
 @dataclass(kw_only=True)
-class DataConfig:
-    """Where the three data assets come from."""
+class LabelersConfig:
+    """`data/comparisons=labelers`: the sft policy's completions, ranked by the group `labeler`."""
 
-    demonstrations: DemonstrationsConfig
-    prompts: PromptsConfig
-    text: TextConfig
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where the data assets come from: the embedded world, or files and data sets of the hub."""
+
+    demonstrations: DemonstrationsConfig | FilesConfig
+    prompts: PromptsConfig | PromptFilesConfig
+    comparisons: LabelersConfig | FilesConfig
+    text: TextConfig | FilesConfig
 
 
 @dataclass(kw_only=True)
@@ -101,6 +108,10 @@ AlignConfig = PpoConfig | DpoConfig | BestOfNConfig
 VARIANTS: dict[str, dict[str, type]] = {
     "align": {"ppo": PpoConfig, "dpo": DpoConfig, "best_of_n": BestOfNConfig},
     "ppo_init": {"trained": PpoInitConfig, "same_as_sft": SameAsSftConfig},
+    "data.demonstrations": {"world": DemonstrationsConfig, "files": FilesConfig},
+    "data.prompts": {"world": PromptsConfig, "files": PromptFilesConfig},
+    "data.comparisons": {"labelers": LabelersConfig, "files": FilesConfig},
+    "data.text": {"world": TextConfig, "files": FilesConfig},
 }
 
 
@@ -160,6 +171,22 @@ class PipelineConfig(RunConfig):
                 got=", ".join(f"{group.name}: {group.processes}" for group in groups),
                 do="take executor=ray, or placement=colocated placement.processes=1",
             )
+        self._check_gold()
+
+    def _check_gold(self) -> None:
+        """Gold is a function of the world's own prompts: no other prompt can be judged by it."""
+        if isinstance(self.data.prompts, PromptsConfig):
+            return
+        asked = {"evaluation.gold": self.evaluation.gold}
+        if not isinstance(self.align, DpoConfig):
+            asked["align.gold"] = self.align.gold
+        for key, gold in asked.items():
+            if gold is not GoldKind.none:
+                raise UserError(
+                    f"{key}={gold} knows only the embedded world's prompts",
+                    got="prompts from files",
+                    do=f"leave {key} out: it is none with prompts from files",
+                )
 
 
 def run_id(config: PipelineConfig) -> str:
@@ -174,15 +201,18 @@ def run_folder(config: PipelineConfig) -> Path:
 
 
 def stage_configs(config: PipelineConfig) -> dict[str, StageConfig]:
-    """The config of each asset's stage; no `ppo_init` where PPO starts from the sft asset."""
+    """The config of each asset's stage.
+
+    No `ppo_init` where PPO starts from the sft asset, no `completions` where comparisons are
+    brought.
+    """
     configs: dict[str, StageConfig] = {
         "demonstrations": config.data.demonstrations,
         "prompts": config.data.prompts,
         "text": config.data.text,
         "base": config.base,
         "sft": config.sft,
-        "completions": config.completions,
-        "comparisons": config.comparisons,
+        **_comparisons(config),
         "reward_model": config.reward_model,
         "policy": config.align,
         "evaluation": config.evaluation,
@@ -190,6 +220,13 @@ def stage_configs(config: PipelineConfig) -> dict[str, StageConfig]:
     if isinstance(config.ppo_init, PpoInitConfig):
         configs["ppo_init"] = config.ppo_init
     return configs
+
+
+def _comparisons(config: PipelineConfig) -> dict[str, StageConfig]:
+    """Brought comparisons need no completions; labelers rank those of the sft policy."""
+    if isinstance(config.data.comparisons, FilesConfig):
+        return {"comparisons": config.data.comparisons}
+    return {"completions": config.completions, "comparisons": config.comparisons}
 
 
 def selection(config: PipelineConfig) -> Selection:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import Field, asdict, dataclass, fields, is_dataclass
 from enum import Enum
+from glob import glob
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -124,16 +125,18 @@ def external_digests(config: StageConfig) -> dict[str, str]:
 
 
 def content_digest(path: Path, key: str) -> str:
-    """sha256 of a file, or of the sorted names and contents of a folder."""
+    """sha256 of a file, or of sorted names and contents: of a folder, of what a glob finds."""
     if path.is_file():
         return file_digest(path)
-    if not path.is_dir():
+    files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
+    files = files or {Path(name).name: Path(name) for name in glob(str(path), recursive=True)}
+    if not files and not path.is_dir():
         raise UserError(
             f"{key} names nothing", got=str(path), do="give a file or folder that exists"
         )
     digest = hashlib.sha256()
-    for file in sorted(file for file in path.rglob("*") if file.is_file()):
-        digest.update(f"{file.relative_to(path)}|{file_digest(file)}|".encode())
+    for name, file in sorted(files.items()):
+        digest.update(f"{name}|{file_digest(file)}|".encode())
     return digest.hexdigest()
 
 

@@ -9,6 +9,8 @@
     sft ────────────► reward_model, evaluation (the opponent in every win rate)
 
     reward_model reads sft, of which it is a copy; base instead with reward_model.start=base
+    demonstrations, prompts and text come from the embedded world or from files; comparisons too may
+    come from files, and then there are no completions
 
     policy reads    ppo         ppo_init, reward_model, prompts, text; judge with select=proxy_judge
                     dpo         sft, comparisons
@@ -29,11 +31,13 @@ from graphlib import CycleError, TopologicalSorter
 from pipeline.errors import nearest
 from stages.contracts import StageConfig, UserError
 from stages.lm.peft.config import PeftKind
-from stages.step2_reward.config import RewardModelConfig
+from stages.step0_data.files_config import FilesConfig
+from stages.step2_reward.config import ComparisonsConfig, RewardModelConfig
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
 from stages.step3_policy.ppo.config import PpoConfig, Select
 
 TARGET = "evaluation"
+DATA = ("demonstrations", "prompts", "text")
 JUDGE = "judge"
 KINDS = {JUDGE: "reward_model"}  # what an asset is, where it is called by another name
 Graph = dict[str, "Stage"]
@@ -65,7 +69,8 @@ class Selection:
 def workflow(configs: Mapping[str, StageConfig]) -> Graph:
     """The whole graph; what makes the policy follows from the class of its config.
 
-    configs: asset -> config of its stage. Without one for `ppo_init`, PPO starts from sft.
+    configs: asset -> config of its stage. Without one for `ppo_init`, PPO starts from sft; without
+    `completions`, comparisons come from files.
     """
     policy, align = configs["policy"], type(configs["policy"])
     policy_function, policy_reads = {
@@ -80,14 +85,12 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
     begins = _reward_model_begins(configs["reward_model"])
     start = {"ppo_init": "ppo_init" if "ppo_init" in configs and align is PpoConfig else "sft"}
     table: list[tuple[str, str, dict[str, str]]] = [
-        ("demonstrations", "stages.step0_data.demonstrations:run", {}),
-        ("prompts", "stages.step0_data.prompts:run", {}),
-        ("text", "stages.step0_data.text:run", {}),
+        *((asset, _data_function(asset, configs[asset]), {}) for asset in DATA),
         ("base", "stages.step0_base.base:run", _same("text")),
         ("sft", "stages.step1_sft.sft:run", _same("base demonstrations")),
         ("ppo_init", "stages.step1_sft.ppo_init:run", _same("base demonstrations text")),
         ("completions", "stages.step2_reward.completions:run", _same("sft prompts")),
-        ("comparisons", "stages.step2_reward.comparisons:run", _same("completions")),
+        _comparisons(configs["comparisons"]),
         (
             "reward_model",
             "stages.step2_reward.reward_model:run",
@@ -110,6 +113,20 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
         for asset, function, reads in table
         if asset in configs
     }
+
+
+def _data_function(asset: str, config: StageConfig) -> str:
+    """Who makes a data asset: the embedded world, or the reader of files."""
+    if isinstance(config, FilesConfig):
+        return f"stages.step0_data.files:{asset}"
+    return f"stages.step0_data.{asset}:run"
+
+
+def _comparisons(config: StageConfig) -> tuple[str, str, dict[str, str]]:
+    """Comparisons that the user brings, or that labelers make of completions."""
+    if isinstance(config, FilesConfig):
+        return ("comparisons", _data_function("comparisons", config), {})
+    return ("comparisons", "stages.step2_reward.comparisons:run", _same("completions"))
 
 
 def copies_adapters(config: StageConfig) -> bool:
@@ -178,7 +195,11 @@ def graph_faults(graph: Graph, selection: Selection) -> list[UserError]:
         return [
             UserError("the workflow goes in a circle", got=circle, do="remove one of its edges")
         ]
-    return _unused_names(selected, selection) + _judge_not_given(selected, selection)
+    return [
+        *_unused_names(selected, selection),
+        *_judge_not_given(selected, selection),
+        *_unranked(selected, selection),
+    ]
 
 
 def _missing_inputs(graph: Graph) -> list[UserError]:
@@ -220,6 +241,23 @@ def _unused_names(selected: Graph, selection: Selection) -> list[UserError]:
     return faults + [
         UserError("an asset cannot be given and forced", got=asset, do="leave one of them out")
         for asset in both
+    ]
+
+
+def _unranked(selected: Graph, selection: Selection) -> list[UserError]:
+    """Labelers that rank by gold, and prompts of which gold knows nothing."""
+    made = selected.keys() - selection.given.keys()
+    if not {"prompts", "completions", "comparisons"} <= made:
+        return []
+    ranked, prompts = selected["comparisons"].config, selected["prompts"].config
+    if not isinstance(ranked, ComparisonsConfig) or not isinstance(prompts, FilesConfig):
+        return []
+    return [
+        UserError(
+            f"labeler={ranked.labeler.kind} ranks by gold, which knows the embedded world alone",
+            got="prompts from files, comparisons by labelers",
+            do="bring comparisons: data/comparisons=generic data.comparisons.path=FILE",
+        )
     ]
 
 

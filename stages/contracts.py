@@ -82,6 +82,10 @@ class StageConfig:
         """What the user should know of settings that are allowed and seldom wise."""
         return []
 
+    def versions(self) -> dict[str, str]:
+        """What the result depends on beside the config, its files and imported code, by name."""
+        return {}
+
     def worker_groups(self) -> "list[GroupShape]":
         """The processes that the stage wants beside its own."""
         return []

@@ -9,6 +9,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 PLACEHOLDERS = {
     "SPLIT": "(train|validation|test)",
     "MODEL": "(base|sft|ppo_init|policy|ema)",
+    "DATA": "(demonstrations|prompts|comparisons|text)",
+    "REASON": "[a-z0-9_]+",
     "BOUND": "(low|high)",
     "k_K": "k_[0-9]+",
 }

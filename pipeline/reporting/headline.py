@@ -24,6 +24,7 @@ class _Card:
     label: str
     shown: Callable[[float], str]
     detail: Callable[[Figures], str]
+    unless: str = ""  # a figure that says the same better
 
 
 def percent(share: float) -> str:
@@ -79,6 +80,13 @@ def _always(words: str) -> Callable[[Figures], str]:
 
 CARDS = (
     _Card("evaluation.policy_win_rate_vs_sft", "win rate against SFT", percent, _interval),
+    _Card(
+        "evaluation.policy_proxy_win_rate_vs_sft",
+        "win rate against SFT",
+        percent,
+        _always("by the reward model it was trained on, ties half: no gold is known"),
+        unless="evaluation.policy_win_rate_vs_sft",
+    ),
     _Card(
         "evaluation.policy_gold_mean",
         "mean gold reward",
@@ -152,5 +160,5 @@ def headlines(figures: Figures) -> list[Headline]:
     return [
         Headline(card.label, card.shown(figures[card.name]), card.detail(figures))
         for card in CARDS
-        if card.name in figures
+        if card.name in figures and card.unless not in figures
     ]

@@ -1,0 +1,121 @@
+"""Tables from files: every row accounted for, splits as the user brings them, and the card."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.contracts import Context, UserError
+from stages.records.schemas import Comparison, Demonstration, Prompt
+from stages.records.sources import OnBadRow
+from stages.records.tables import read_table
+from stages.step0_data import files
+from stages.step0_data.files_config import FilesConfig, PromptFilesConfig
+from stages.step0_data.rules.config import RulesConfig, SplitConfig
+
+
+def write(path: Path, rows: list) -> str:
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def asked(number: int, **more) -> dict:
+    return {"prompt": f"question number {number} ?", "response": f"answer {number}"} | more
+
+
+def made(stage, config, folder: Path):
+    return stage(config, out=folder, context=Context.at(folder / "context"))
+
+
+def test_every_row_is_kept_or_dropped_for_a_reason(tmp_path):
+    rows = [*map(asked, range(20)), asked(3), {"prompt": "only a question"}, "{broken"]
+    config = FilesConfig(path=write(tmp_path / "rows.jsonl", rows), on_bad_row=OnBadRow.skip)
+    report = made(files.demonstrations, config, tmp_path)
+    kept = sum(len(read_table(tmp_path / f"{s}.parquet", Demonstration)) for s in TWO)
+    dropped = {k: v for k, v in report.metrics.items() if k.startswith("dropped_")}
+    assert report.metrics["rows_in"] == 23
+    assert kept == 20
+    assert sum(dropped.values()) == 3
+    assert dropped["dropped_identical"] == 1
+    card = json.loads((tmp_path / "data_card.json").read_text())
+    assert sum(card["dropped"].values()) == 3
+    places = [row["where"] for row in card["dropped_rows"] if "where" in row]
+    assert any("rows.jsonl" in place and "22" in place for place in places)
+    assert "## dropped" in (tmp_path / "data_card.md").read_text()
+
+
+TWO = ("train", "validation")
+
+
+def test_a_split_that_is_brought_is_taken_and_train_loses_its_prompts(tmp_path):
+    """The held-out file has one prompt of the others: it stands once, and is counted."""
+    config = PromptFilesConfig(
+        path=write(tmp_path / "rows.jsonl", [asked(n) for n in range(10)]),
+        test_path=write(tmp_path / "held_out.jsonl", [asked(4), asked(100)]),
+    )
+    report = made(files.prompts, config, tmp_path)
+    test = read_table(tmp_path / "test.parquet", Prompt)
+    assert asked(100)["prompt"] in {row.prompt[0]["content"] for row in test}
+    assert report.metrics["dropped_identical"] == 1
+    train = {row.prompt[0]["content"] for row in read_table(tmp_path / "train.parquet", Prompt)}
+    assert not train & {row.prompt[0]["content"] for row in test}
+    assert len(read_table(tmp_path / "validation.parquet", Prompt)) >= 1
+
+
+def test_comparisons_and_their_labelers_are_described(tmp_path):
+    """Two labelers order three completions: they agree on two of the three pairs."""
+    texts = ["short", "a longer one", "the longest of them all"]
+    both = [
+        {"prompt": "which ?", "completions": texts, "ranks": ranks, "labeler": labeler}
+        for labeler, ranks in (("ann", [3, 2, 1]), ("bob", [3, 1, 2]))
+    ]
+    others = [
+        {"prompt": f"what {n} ?", "chosen": "good answer", "rejected": "bad"} for n in range(12)
+    ]
+    config = FilesConfig(
+        path=write(tmp_path / "rows.jsonl", both + others),
+        rules=RulesConfig(split=SplitConfig(validation=2)),
+    )
+    made(files.comparisons, config, tmp_path)
+    assert len(read_table(tmp_path / "validation.parquet", Comparison)) == 2
+    splits = json.loads((tmp_path / "data_card.json").read_text())["splits"]
+    judged = [figures for figures in splits.values() if "agreement" in figures]
+    assert [figures["agreement"] for figures in judged] == [pytest.approx(2 / 3)]
+    assert sum(int(figures["k"].get("3", 0)) for figures in splits.values()) == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        (lambda: FilesConfig(), "names no data"),
+        (lambda: FilesConfig(path="x", rules=nothing_held_out()), "no validation split"),
+        (
+            lambda: PromptFilesConfig(
+                path="x", rules=RulesConfig(split=SplitConfig(validation=0.1, test=0))
+            ),
+            "no test split",
+        ),
+    ],
+)
+def test_what_no_stage_could_work_with_is_refused_by_the_config(config, what):
+    with pytest.raises(UserError, match=what):
+        config()
+
+
+def nothing_held_out() -> RulesConfig:
+    return RulesConfig(split=SplitConfig(validation=0))
+
+
+def test_a_bad_row_names_its_place(tmp_path):
+    config = FilesConfig(path=write(tmp_path / "rows.jsonl", [asked(1), {"prompt": "only"}]))
+    with pytest.raises(UserError, match=r"rows\.jsonl.*2.*response"):
+        made(files.demonstrations, config, tmp_path)
+
+
+def test_the_code_of_a_format_counts(tmp_path):
+    """It is imported by name, so the syntax trees of the stage's imports do not hold it."""
+    one, other = (FilesConfig(path="x", adapter=name) for name in ("generic", "plain_text"))
+    assert one.versions()["adapter"] != other.versions()["adapter"]
+    with pytest.raises(UserError, match="no such adapter"):
+        FilesConfig(path="x", adapter="nobodys.module:Format").versions()
