@@ -4,6 +4,7 @@
     <asset>/<fingerprint16>/    manifest.json, the stage's files, journal/, log.txt
     work/<fingerprint16>/       out/ checkpoints/ journal/ log.txt of a stage under way
     locks/<fingerprint16>.lock  held by the process that works in that folder
+    cache/tokens/               text tables as token ids (`stages.lm.token_cache`)
 
 Publishing is a rename after everything was synced, the manifest last: a half-written artifact is
 never seen. All of a store lies in one file system.
@@ -28,7 +29,7 @@ from pipeline.manifest import (
 from stages.contracts import UserError
 
 KEY_DIGITS = 16
-RESERVED = ("work", "locks")
+RESERVED = ("work", "locks", "cache")
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+
+    @property
+    def cache(self) -> Path:
+        """What stages share beside artifacts; all of it can be made again."""
+        return self.root / "cache"
 
     def folder(self, asset: str, fingerprint: str) -> Path:
         """Where the artifact lies, once there is one."""
@@ -161,8 +167,9 @@ def _readable(folders: Iterable[Path]) -> Iterator[Artifact]:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of all files below a folder, or of a file."""
+    files = folder.rglob("*") if folder.is_dir() else [folder]
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def _sync_folder(folder: Path) -> None:

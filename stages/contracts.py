@@ -257,11 +257,13 @@ class Context:
     checkpoints: a folder that outlives a killed try of this same stage.
     should_stop: true after SIGTERM or past the wall-time limit; the stage then writes a checkpoint
     and raises InterruptedRunError.
-    workers: the groups that the config asked for, by name.
+    workers: the groups that the config asked for, by name. cache: what can be made again and is
+    shared by stages and runs, under names that follow from its content; None: beside checkpoints.
     """
 
     checkpoints: Path
     journal: Journal
+    cache: Path | None = None
     should_stop: Callable[[], bool] = lambda: False
     workers: Mapping[str, WorkerGroup] = field(default_factory=dict)
 
@@ -270,4 +272,4 @@ class Context:
         """A context with everything under one folder, for notebooks and tests."""
         checkpoints = folder / "checkpoints"
         checkpoints.mkdir(parents=True, exist_ok=True)
-        return cls(checkpoints=checkpoints, journal=Journal(folder))
+        return cls(checkpoints=checkpoints, journal=Journal(folder), cache=folder / "cache")

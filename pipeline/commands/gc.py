@@ -1,4 +1,7 @@
-"""`gc`: free the artifacts and work folders that no kept run needs; a run is kept by its folder."""
+"""`gc`: free artifacts, work folders and cached tokens that no kept run needs.
+
+A run is kept by its folder.
+"""
 
 import shutil
 from argparse import ArgumentParser
@@ -11,6 +14,7 @@ from pipeline.artifacts import Store, folder_size
 from pipeline.progress import console
 from pipeline.runs import kept_runs
 from pipeline.summary import read_run
+from stages.lm.token_cache import entries_of_other_tables
 
 MB = 1e6
 
@@ -23,7 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     asked = parser.parse_args(arguments)
     store = Store(asked.store)
-    unneeded = store.unneeded(needed_fingerprints(store, asked.runs_dir))
+    needed = set(needed_fingerprints(store, asked.runs_dir))
+    unneeded = store.unneeded(needed) + unneeded_tokens(store, needed)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("folder")
     table.add_column("MB", justify="right")
@@ -31,11 +36,29 @@ def main(arguments: Sequence[str]) -> int:
     for folder, size in sizes.items():
         table.add_row(str(folder), f"{size / MB:.1f}")
         if not asked.dry_run:
-            shutil.rmtree(folder)
+            _delete(folder)
     done = "would free" if asked.dry_run else "freed"
     screen = console()
     screen.print(*([table] if sizes else []), f"{done} {sum(sizes.values()) / MB:.1f} MB")
     return 0
+
+
+def unneeded_tokens(store: Store, needed: set[str]) -> list[Path]:
+    """Cached token ids of text tables that no kept artifact holds; they can be made again."""
+    kept = [
+        file.sha256
+        for artifact in store.artifacts()
+        if artifact.manifest.fingerprint in needed
+        for file in artifact.manifest.files.values()
+    ]
+    return entries_of_other_tables(store.cache, kept)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def needed_fingerprints(store: Store, runs_dir: Path) -> Iterator[str]:

@@ -91,6 +91,7 @@ def _call(request: StageRequest, work: WorkFolder) -> Report:
         journal=Journal(work.journal),
         should_stop=request.stop_file.exists,
         workers=request.workers,
+        cache=Store(request.store).cache,
     )
     report: Report = run(request.config, **request.parents, out=work.out, context=context)
     return report

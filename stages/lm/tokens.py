@@ -30,7 +30,19 @@ def encode_response(
 
 def encode_document(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Token ids of a pretraining document: one BOS if the tokenizer has it, the text, one EOS."""
-    tokens = _ended(tokenizer, encode_text(tokenizer, text))
+    return _document(tokenizer, encode_text(tokenizer, text))
+
+
+def encode_documents(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[list[int]]:
+    """The same of many documents, on all cores where the tokenizer can."""
+    encoded = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+    )["input_ids"]
+    return [_document(tokenizer, [int(token) for token in tokens]) for tokens in encoded]
+
+
+def _document(tokenizer: "PreTrainedTokenizerBase", tokens: list[int]) -> list[int]:
+    tokens = _ended(tokenizer, tokens)
     start = tokenizer.bos_token_id
     return tokens if start is None or tokens[0] == start else [int(start), *tokens]
 

@@ -140,6 +140,6 @@ def _schema(kind: type[R]) -> Any:
     return pa.schema([(f.name, types.get(f.name, pa.string())) for f in fields(kind)])
 
 
-def texts(records: Iterable[Text]) -> list[str]:
+def texts(records: Iterable[Text]) -> Iterator[str]:
     """The plain strings of a text table."""
-    return [record.text for record in records]
+    return (record.text for record in records)

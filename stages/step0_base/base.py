@@ -4,6 +4,7 @@ Left out: distributed pretraining and any context beyond one block. A base model
 scale is downloaded; this one exists so that the whole chain runs, and really learns, anywhere.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ from stages.lm.loading import (
     settle_pad,
     text_contract,
 )
+from stages.lm.token_cache import tokenized_documents
 from stages.records.schemas import Text
-from stages.records.tables import read_table, texts
+from stages.records.tables import iterate_table, texts
 from stages.step0_base.config import BaseConfig, BaseKind, TokenizerKind
 
 if TYPE_CHECKING:
@@ -35,17 +37,17 @@ def _pretrain(config: BaseConfig, text: Path, out: Path, context: Context) -> Re
     """Train a tokenizer on the text, then a Llama on its documents."""
     from stages.step0_base.pretraining import new_llama, pretrain
 
-    documents = {
-        split: texts(read_table(text / f"{split}.parquet", Text))
+    tokenizer = _new_tokenizer(config, texts(iterate_table(text / "train.parquet", Text)))
+    train, validation = (
+        tokenized_documents(text / f"{split}.parquet", tokenizer, context)
         for split in ("train", "validation")
-    }
-    tokenizer = _new_tokenizer(config, documents["train"])
+    )
     model = new_llama(config, tokenizer)
-    loss = pretrain(model, tokenizer, documents["train"], documents["validation"], config, context)
+    loss = pretrain(model, train, validation, config, context)
     return _publish(model, tokenizer, config.max_length, out, {"validation_loss": loss})
 
 
-def _new_tokenizer(config: BaseConfig, texts: list[str]) -> "PreTrainedTokenizerBase":
+def _new_tokenizer(config: BaseConfig, texts: Iterable[str]) -> "PreTrainedTokenizerBase":
     from stages.lm.vocabulary import bpe_tokenizer, word_tokenizer
 
     if config.tokenizer is TokenizerKind.bpe:

@@ -3,10 +3,11 @@
 Dimension letters: N blocks, B blocks a step, L tokens a block.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from stages.lm.batching import micro_batches
 from stages.lm.learning import Figures, Forward, RankLearner
 from stages.lm.logprobs import document_loss
 from stages.lm.optimisation import OptimizerConfig, ScheduleConfig
-from stages.lm.tokens import encode_document
+from stages.lm.token_cache import TokenizedDocuments
 from stages.lm.training import TrainingPlan, batch_indices, train_steps
 from stages.step0_base.config import BaseConfig
 
@@ -54,15 +55,14 @@ def new_llama(config: BaseConfig, tokenizer: "PreTrainedTokenizerBase") -> "Llam
 
 def pretrain(
     model: "LlamaForCausalLM",
-    tokenizer: "PreTrainedTokenizerBase",
-    train: Iterable[str],
-    validation: Iterable[str],
+    train: TokenizedDocuments,
+    validation: TokenizedDocuments,
     config: BaseConfig,
     context: Context,
 ) -> float:
     """Train in place; the mean cross-entropy (nats a token) on the validation documents."""
-    blocks = pack((encode_document(tokenizer, text) for text in train), config.block_length)
-    held_out = [encode_document(tokenizer, text)[: config.max_length] for text in validation]
+    blocks = pack(train.tokens, config.block_length)
+    held_out = [document[: config.max_length] for document in validation]
 
     def validate() -> Figures:
         model.eval()
@@ -82,14 +82,14 @@ def pretrain(
 class NextWord:
     """What is learnt: the next word of blocks (N, L), the whole batch in one forward."""
 
-    blocks: Tensor
+    blocks: np.ndarray
     config: BaseConfig
 
     def pieces(self, step: int) -> list[Tensor]:
         """(B, L): the blocks of a step."""
         config = self.config
         rows = batch_indices(len(self.blocks), config.batch_size, config.seed, step)
-        return [self.blocks[rows]]
+        return [torch.from_numpy(self.blocks[rows].astype(np.int64))]
 
     def loss(self, forward: Forward, piece: Tensor) -> tuple[Tensor, Figures]:
         """Their mean cross-entropy."""
@@ -108,9 +108,11 @@ def _plan(config: BaseConfig, validate: Callable[[], Figures]) -> TrainingPlan:
     )
 
 
-def pack(documents: Iterable[list[int]], block_length: int) -> Tensor:
-    """(N, L) int64: the documents end to end, cut into blocks; the last, shorter one is dropped."""
-    stream = torch.tensor([token for document in documents for token in document])
+def pack(stream: np.ndarray, block_length: int) -> np.ndarray:
+    """(N, L): documents end to end, (T,), cut into blocks; the last, shorter one is dropped.
+
+    A view: of documents on disk only the blocks that are indexed are read.
+    """
     num_blocks = len(stream) // block_length
     if num_blocks == 0:
         raise UserError(
@@ -118,7 +120,7 @@ def pack(documents: Iterable[list[int]], block_length: int) -> Tensor:
             got=f"{len(stream)} tokens, base.block_length={block_length}",
             do="give more text or a smaller base.block_length",
         )
-    return stream[: num_blocks * block_length].view(num_blocks, block_length)
+    return stream[: num_blocks * block_length].reshape(num_blocks, block_length)
 
 
 def block_loss(model: "LlamaForCausalLM", blocks: Tensor) -> Tensor:

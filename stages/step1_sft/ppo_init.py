@@ -8,6 +8,7 @@ labelled tokens of a batch, so a document weighs by its length. The paper chose 
 loss on both validation sets: both are logged.
 """
 
+from collections.abc import Sequence as Rows
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ from stages.contracts import Context, Report, UserError
 from stages.lm.data_order import epoch_ends
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
 from stages.lm.peft.adapters import publish
-from stages.records.schemas import Text
-from stages.records.tables import read_table, texts
+from stages.lm.token_cache import tokenized_documents
 from stages.step1_sft.config import PpoInitConfig
 from stages.step1_sft.fine_tuning import fine_tune
-from stages.step1_sft.sequences import Sequence, encode_documents, read_demonstrations
+from stages.step1_sft.sequences import Sequence, document_sequences, read_demonstrations
 from stages.step1_sft.validation import token_figures
 
 VALIDATION_DOCUMENTS = 512
@@ -42,13 +42,15 @@ def run(
     """
     model, tokenizer = load_causal_lm(base / "model"), load_tokenizer(base / "model")
     train, too_long = read_demonstrations(config, tokenizer, demonstrations / "train.parquet")
-    train += mixed_in(config, tokenizer, text / "train.parquet", len(train))
+    documents = tokenized_documents(text / "train.parquet", tokenizer, context)
+    held_out = tokenized_documents(text / "validation.parquet", tokenizer, context)
+    train += mixed_in(config, documents, len(train))
     validation, _ = read_demonstrations(config, tokenizer, demonstrations / "validation.parquet")
     heldout = {
         "loss/validation": validation,
-        "loss/validation_text": read_documents(config, tokenizer, text / "validation.parquet")[
-            :VALIDATION_DOCUMENTS
-        ],
+        "loss/validation_text": document_sequences(
+            held_out[:VALIDATION_DOCUMENTS], config.max_length
+        ),
     }
     ends = epoch_ends(len(train), config.batch_size, config.epochs)
 
@@ -70,17 +72,11 @@ def run(
     return Report(metrics=metrics, contract=contract | of_base)
 
 
-def read_documents(config: PpoInitConfig, tokenizer: Any, table: Path) -> list[Sequence]:
-    """The pretraining documents of a table as training sequences."""
-    return encode_documents(tokenizer, texts(read_table(table, Text)), max_length=config.max_length)
-
-
 def mixed_in(
-    config: PpoInitConfig, tokenizer: Any, table: Path, num_demonstrations: int
+    config: PpoInitConfig, documents: Rows[list[int]], num_demonstrations: int
 ) -> list[Sequence]:
     """Documents, drawn without replacement, that make up `text_share` of the whole."""
     wanted = round(num_demonstrations * config.text_share / (1 - config.text_share))
-    documents = read_documents(config, tokenizer, table)
     if len(documents) < wanted:
         raise UserError(
             "too little pretraining text to mix in",
@@ -88,4 +84,4 @@ def mixed_in(
             do="lower text_share or give more text",
         )
     chosen = np.random.default_rng([config.seed, 0]).permutation(len(documents))[:wanted]
-    return [documents[i] for i in sorted(chosen)]
+    return document_sequences((documents[int(i)] for i in sorted(chosen)), config.max_length)

@@ -4,13 +4,14 @@ Labels are -100 where a token carries no loss: on the prompt, unless `loss_on_pr
 padding, which the collator sees to.
 """
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.contracts import UserError
-from stages.lm.tokens import encode_document, encode_prompt, encode_response
+from stages.lm.tokens import encode_prompt, encode_response
 from stages.records.schemas import Demonstration
 from stages.records.tables import read_table
 from stages.step1_sft.config import FineTuningConfig
@@ -72,9 +73,7 @@ def _encode(
     return Sequence(input_ids=prompt + response, labels=before + response)
 
 
-def encode_documents(
-    tokenizer: "PreTrainedTokenizerBase", texts: Rows[str], *, max_length: int
-) -> list[Sequence]:
+def document_sequences(documents: Iterable[list[int]], max_length: int) -> list[Sequence]:
     """Pretraining documents, cut at max_length tokens, with loss on every token."""
-    encoded = [encode_document(tokenizer, text)[:max_length] for text in texts]
-    return [Sequence(input_ids=tokens, labels=tokens) for tokens in encoded]
+    cut = (tokens[:max_length] for tokens in documents)
+    return [Sequence(input_ids=tokens, labels=tokens) for tokens in cut]

@@ -11,7 +11,7 @@ from stages.lm.batching import micro_batches
 from stages.lm.logprobs import document_loss
 from stages.lm.tokens import encode_document
 from stages.records.schemas import Text
-from stages.records.tables import read_table
+from stages.records.tables import iterate_table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +28,7 @@ def read_documents(
     """
     documents: list[list[int]] = []
     predicted = 0
-    for row in read_table(path, Text):
+    for row in iterate_table(path, Text):
         if predicted >= num_tokens:
             break
         documents.append(encode_document(tokenizer, row.text)[:max_length])

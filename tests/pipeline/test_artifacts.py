@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts import Store
+from pipeline.commands.gc import unneeded_tokens
 from pipeline.locks import Holder, lock
 from pipeline.manifest import Artifact
 from pipeline.workflow import Selection
@@ -63,6 +64,20 @@ def test_work_of_a_dead_run_can_go_work_under_way_cannot(tmp_path: Path) -> None
         store.work(name).begin()
     with lock(store.lock_path("a" * 16), Holder(run="x", token="y"), lambda: False):
         assert store.unneeded([]) == [store.work("b" * 16).folder]
+
+
+def test_cached_tokens_go_with_their_table(tmp_path: Path) -> None:
+    run = make(tmp_path, toy_graph())
+    store, total = run.plan.store, run.artifacts()["total"].manifest
+    table = next(iter(total.files.values())).sha256[:16]
+    tokens = store.cache / "tokens"
+    for name in (f"{table}-a", f"{'0' * 16}-b", f"{'0' * 16}-c.123.tmp"):
+        (tokens / name).mkdir(parents=True)
+    (tokens / f"{'0' * 16}-b.lock").touch()
+    gone = unneeded_tokens(store, {total.fingerprint})
+    assert {path.name[:18] for path in gone} == {f"{'0' * 16}-b", f"{'0' * 16}-c"}
+    assert len(gone) == 3
+    assert tokens / f"{table}-a" in unneeded_tokens(store, set())
 
 
 def folders(artifacts: dict[str, Artifact], *assets: str) -> set[Path]:

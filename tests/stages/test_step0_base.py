@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,9 +37,9 @@ def text(tmp_path):
 
 
 def test_packing_lays_documents_end_to_end_and_drops_the_rest():
-    assert pack([[1, 2, 3], [4, 5], [6, 7]], 3).tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert pack(np.arange(1, 8), 3).tolist() == [[1, 2, 3], [4, 5, 6]]
     with pytest.raises(UserError, match="shorter than one block"):
-        pack([[1, 2]], 3)
+        pack(np.array([1, 2]), 3)
 
 
 def test_uniform_predictions_cost_log_v(tiny_model):

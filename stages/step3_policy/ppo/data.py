@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.contracts import Context
 from stages.lm.prompts import fitting_prompts
-from stages.lm.tokens import encode_document
+from stages.lm.token_cache import tokenized_documents
 from stages.lm.training import batch_indices
-from stages.records.schemas import Message, Text
-from stages.records.tables import read_table, texts
+from stages.records.schemas import Message
 from stages.step3_policy.ppo.config import PpoConfig
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ class PromptSet:
 
 @dataclass(kw_only=True)
 class PpoData:
-    """What PPO draws from. documents: empty without pretraining gradients."""
+    """What PPO draws from. documents: as token ids, on disk; none without pretraining gradients."""
 
     tokenizer: "PreTrainedTokenizerBase"
     train: PromptSet
     validation: PromptSet
-    documents: list[str]
+    documents: Sequence[list[int]]
     config: PpoConfig
 
     def prompts_of(self, iteration: int) -> tuple[list[int], PromptSet]:
@@ -60,18 +60,21 @@ class PpoData:
         """The pretraining documents of an optimizer step (from 0), as token ids."""
         config = self.config
         indices = batch_indices(len(self.documents), config.num_documents, config.seed, update)
-        return [
-            encode_document(self.tokenizer, self.documents[i])[: config.max_document_tokens]
-            for i in indices
-        ]
+        return [self.documents[i][: config.max_document_tokens] for i in indices]
 
 
 def load_data(
-    config: PpoConfig, tokenizer: "PreTrainedTokenizerBase", prompts: Path, text: Path
+    config: PpoConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Path,
+    text: Path,
+    context: Context,
 ) -> PpoData:
     """Read and encode what the config asks for."""
     validation = load_prompts(prompts / "validation.parquet", tokenizer, config)
-    documents = texts(read_table(text / "train.parquet", Text)) if config.ptx_coef > 0 else []
+    documents: Sequence[list[int]] = []
+    if config.ptx_coef > 0:
+        documents = tokenized_documents(text / "train.parquet", tokenizer, context)
     return PpoData(
         tokenizer=tokenizer,
         train=load_prompts(prompts / "train.parquet", tokenizer, config),

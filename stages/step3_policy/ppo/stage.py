@@ -46,7 +46,7 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
         base=base and base / "model",
     )
     roles = load_roles(config, folders, context.workers)
-    data = load_data(config, tokenizer, prompts, text)
+    data = load_data(config, tokenizer, prompts, text, context)
     eos = tokenizer.eos_token_id
     roles.engine = load_engine(config, roles.engine, ppo_init / "model", eos, context)
     with closing(roles.engine):

@@ -16,6 +16,9 @@ def tiny_config(**changes):
     return PpoInitConfig(**values | {"checkpoint_every": 5} | changes)
 
 
+DOCUMENTS = [[1, i, 2] for i in range(16)]
+
+
 def run_stage(folder, base, demonstrations, text, config, should_stop=lambda: False):
     prepare_process(config.threads, config.seed)
     context = Context.at(folder)
@@ -24,26 +27,23 @@ def run_stage(folder, base, demonstrations, text, config, should_stop=lambda: Fa
     return ppo_init.run(config, **inputs, out=folder / "out", context=context)
 
 
-def test_the_paper_mixes_one_document_into_ten_sequences(tiny_tokenizer, text):
+def test_the_paper_mixes_one_document_into_ten_sequences():
     """App. C.3. 9 demonstrations take 1 document: 10% of the whole, not of the demonstrations."""
     config = PpoInitConfig()
-    assert len(ppo_init.mixed_in(config, tiny_tokenizer, text / "train.parquet", 90)) == 10
-    assert (
-        ppo_init.mixed_in(PpoInitConfig(text_share=0), tiny_tokenizer, text / "train.parquet", 9)
-        == []
-    )
+    assert len(ppo_init.mixed_in(config, DOCUMENTS, 90)) == 10
+    assert ppo_init.mixed_in(PpoInitConfig(text_share=0), DOCUMENTS, 9) == []
 
 
-def test_documents_are_drawn_without_replacement(tiny_tokenizer, text):
+def test_documents_are_drawn_without_replacement():
     config = tiny_config(text_share=0.5)
-    documents = ppo_init.mixed_in(config, tiny_tokenizer, text / "train.parquet", 16)
+    documents = ppo_init.mixed_in(config, DOCUMENTS, 16)
     assert len({tuple(document.input_ids) for document in documents}) == 16
 
 
-def test_too_little_text_is_the_users_fault(tiny_tokenizer, text):
+def test_too_little_text_is_the_users_fault():
     config = tiny_config(text_share=0.5)
     with pytest.raises(UserError, match="too little pretraining text"):
-        ppo_init.mixed_in(config, tiny_tokenizer, text / "train.parquet", 17)
+        ppo_init.mixed_in(config, DOCUMENTS, 17)
 
 
 def test_both_losses_are_logged_and_a_stopped_run_ends_the_same(

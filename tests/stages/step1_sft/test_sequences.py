@@ -4,7 +4,7 @@ import pytest
 
 from stages.contracts import UserError
 from stages.records.schemas import Demonstration
-from stages.step1_sft.sequences import encode_demonstrations, encode_documents
+from stages.step1_sft.sequences import document_sequences, encode_demonstrations
 
 RECORD = Demonstration(prompt=[{"role": "user", "content": "the cat"}], response="red dog")
 TOKENS = ["<bos>", "<user>", "the", "cat", "<assistant>", "red", "dog", "<eos>"]
@@ -42,6 +42,7 @@ def test_no_demonstration_that_fits_is_the_users_fault(tiny_tokenizer):
 
 def test_documents_carry_loss_throughout_and_are_cut(tiny_tokenizer):
     ids = tiny_tokenizer.convert_tokens_to_ids(["<bos>", "the", "cat", "<eos>"])
-    whole, cut = encode_documents(tiny_tokenizer, ["the cat", "the cat is red"], max_length=4)
+    more = tiny_tokenizer.convert_tokens_to_ids(["is", "red"])
+    whole, cut = document_sequences([ids, [*ids[:3], *more, ids[3]]], 4)
     assert whole.input_ids == whole.labels == ids
-    assert cut.input_ids == ids[:3] + tiny_tokenizer.convert_tokens_to_ids(["is"])
+    assert cut.input_ids == [*ids[:3], more[0]]

@@ -28,13 +28,15 @@ def make_loop(ppo_inputs: dict[str, Path], tmp_path: Path) -> Callable[..., Any]
     def make(run: str = "run", **changes: Any) -> PpoLoop:
         config = small_config(**changes)
         start = ppo_inputs["ppo_init"] / "model"
-        data = load_data(config, load_tokenizer(start), ppo_inputs["prompts"], ppo_inputs["text"])
+        context = Context.at(tmp_path / run)
+        tokenizer, inputs = load_tokenizer(start), (ppo_inputs["prompts"], ppo_inputs["text"])
+        data = load_data(config, tokenizer, *inputs, context)
         chosen_by = judged(ppo_inputs) if config.select is Select.proxy_judge else ppo_inputs
         return PpoLoop(
             roles=load_roles(config, folders_of(chosen_by)),
             data=data,
             config=config,
-            context=Context.at(tmp_path / run),
+            context=context,
         )
 
     return make

@@ -193,11 +193,13 @@ def test_two_ranks_continue_from_their_checkpoint(
 
     def loop(folder: str) -> PpoLoop:
         tokenizer = load_tokenizer(ppo_inputs["ppo_init"] / "model")
+        context = Context.at(tmp_path / folder)
+        inputs = (ppo_inputs["prompts"], ppo_inputs["text"])
         return PpoLoop(
             roles=load_roles(config, folders_of(ppo_inputs), workers),
-            data=load_data(config, tokenizer, ppo_inputs["prompts"], ppo_inputs["text"]),
+            data=load_data(config, tokenizer, *inputs, context),
             config=config,
-            context=Context.at(tmp_path / folder),
+            context=context,
         )
 
     whole = loop("whole")

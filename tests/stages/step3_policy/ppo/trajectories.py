@@ -123,8 +123,9 @@ def run(
     tokenizer = load_tokenizer(inputs["ppo_init"] / "model")
     roles, found = load_roles(config, folders_of(dict(inputs)), workers), Trajectory()
     roles.engine = replay or Recorder(roles.engine, found.record)
-    data = load_data(config, tokenizer, inputs["prompts"], inputs["text"])
-    loop = PpoLoop(roles=roles, data=data, config=config, context=Context.at(folder))
+    context = Context.at(folder)
+    data = load_data(config, tokenizer, inputs["prompts"], inputs["text"], context)
+    loop = PpoLoop(roles=roles, data=data, config=config, context=context)
     for iteration in range(iterations):
         figures = loop.iterate(iteration, config.kl_coef)
         found.figures.append({k: v for k, v in figures.items() if not k.startswith("time/")})
