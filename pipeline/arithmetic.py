@@ -7,9 +7,11 @@ from typing import Any
 
 from pipeline.config import LabelersConfig, PipelineConfig
 from pipeline.fingerprint import plain
+from pipeline.workflow import MEMBER
 from stages.step0_data.config import DemonstrationsConfig, PromptsConfig
 from stages.step1_sft.config import PpoInitConfig, SftConfig
 from stages.step2_reward.config import RewardModelConfig
+from stages.step2_reward.ensemble_config import MemberData
 from stages.step3_policy.ppo.config import PpoConfig
 from stages.step3_policy.ppo.placement import TRAINED, group_name
 
@@ -43,7 +45,8 @@ def batch_arithmetic(config: PipelineConfig) -> dict[str, list[Quantity]]:
             table["ppo_init"] = _fine_tuning(config.ppo_init, data.demonstrations.num_train)
     prompts = data.prompts.num_train if isinstance(data.prompts, PromptsConfig) else None
     if isinstance(data.comparisons, LabelersConfig) and prompts:
-        table["reward_model"] = _reward_model(config, prompts)
+        trained = f"{MEMBER}1" if config.ensemble.members > 1 else "reward_model"
+        table[trained] = _reward_model(config, prompts)
     if isinstance(config.align, PpoConfig):
         table["policy"] = _ppo(config.align, prompts)
     return table
@@ -65,12 +68,17 @@ def _fine_tuning(config: SftConfig | PpoInitConfig, demonstrations: int) -> list
 
 def _reward_model(config: PipelineConfig, num_prompts: int) -> list[Quantity]:
     completions, reward_model = config.completions, config.reward_model
-    prompts = min(completions.train_prompts, num_prompts)
+    prompts, members = min(completions.train_prompts, num_prompts), []
+    if config.ensemble.members > 1:
+        count = config.ensemble.members
+        members = [Quantity("reward models", count, f"each from {config.ensemble.data} data")]
+        prompts = ceil(prompts / count) if config.ensemble.data is MemberData.disjoint else prompts
     mean_k = (completions.k_min + completions.k_max) / 2
     steps = ceil(reward_model.epochs * prompts / reward_model.batch_size)
     ks = range(completions.k_min, completions.k_max + 1)
     mean_pairs = sum(k * (k - 1) / 2 for k in ks) / len(ks)
     return [
+        *members,
         Quantity("prompts", prompts, "each with its completions one batch element"),
         Quantity("completions", round(prompts * mean_k), f"K from {ks[0]} to {ks[-1]}"),
         Quantity(

@@ -11,17 +11,18 @@ from pathlib import Path
 
 from pipeline.fingerprint import effective
 from pipeline.tracking.config import TrackingConfig
-from pipeline.workflow import Selection
+from pipeline.workflow import MEMBER, Selection
 from reward.config import RewardConfig
 from stages.contracts import GoldKind, StageConfig, UserError
 from stages.lm.engines.config import RolloutConfig
-from stages.lm.peft.config import PeftConfig
+from stages.lm.peft.config import PeftConfig, PeftKind
 from stages.lm.precision import PrecisionConfig
 from stages.step0_base.config import BaseConfig
 from stages.step0_data.config import DemonstrationsConfig, PromptsConfig, TextConfig
 from stages.step0_data.files_config import FilesConfig, PromptFilesConfig
 from stages.step1_sft.config import PpoInitConfig, SftConfig
 from stages.step2_reward.config import ComparisonsConfig, CompletionsConfig, RewardModelConfig
+from stages.step2_reward.ensemble_config import EnsembleConfig, member_configs
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
 from stages.step3_policy.ppo.config import PpoConfig
 from stages.step3_policy.ppo.placement import PlacementConfig
@@ -151,6 +152,7 @@ class PipelineConfig(RunConfig):
     comparisons: ComparisonsConfig
     reward_model: RewardModelConfig
     reward: RewardConfig = field(metadata=NO_EFFECT)
+    ensemble: EnsembleConfig
     align: AlignConfig
     evaluation: EvaluationConfig
     peft: PeftConfig = field(metadata=NO_EFFECT)
@@ -170,6 +172,12 @@ class PipelineConfig(RunConfig):
                 "executor=local works in one process, and placement asks for more",
                 got=", ".join(f"{group.name}: {group.processes}" for group in groups),
                 do="take executor=ray, or placement=colocated placement.processes=1",
+            )
+        if self.ensemble.members > 1 and self.peft.kind is PeftKind.lora:
+            raise UserError(
+                "an ensemble is trained whole: PPO has one reward adapter beside its policy's",
+                got=f"ensemble.members={self.ensemble.members}, peft=lora",
+                do="take peft=none, or ensemble=none",
             )
         self._check_gold()
 
@@ -219,6 +227,10 @@ def stage_configs(config: PipelineConfig) -> dict[str, StageConfig]:
     }
     if isinstance(config.ppo_init, PpoInitConfig):
         configs["ppo_init"] = config.ppo_init
+    if config.ensemble.members > 1:
+        members = member_configs(config.reward_model, config.ensemble)
+        configs |= {f"{MEMBER}{number}": member for number, member in enumerate(members, start=1)}
+        configs["reward_model"] = config.ensemble
     return configs
 
 

@@ -2,7 +2,7 @@
 
 Disk is estimated from the size of the base model, the models each stage keeps, and the checkpoints
 it works with: a checkpoint of Adam is three times the model (weights and two moments), and the new
-one is written before the old one goes.
+one is written before the old one goes. An ensemble keeps links to its members' files.
 """
 
 import shutil
@@ -12,25 +12,25 @@ from pathlib import Path
 from pipeline.artifacts import folder_size
 from pipeline.manifest import check_contents
 from pipeline.planning import Plan
-from pipeline.workflow import Stage, copies_adapters
+from pipeline.workflow import MEMBER, Stage, copies_adapters
 from reward.endpoint_config import check_secrets
 from reward.functions import check_functions
 from stages.contracts import StageConfig, UserError
 from stages.lm.engines.config import check_engine
 from stages.step0_base.config import BaseConfig, BaseKind
 from stages.step1_sft.config import SftConfig
+from stages.step2_reward.config import RewardModelConfig
 from stages.step3_policy.ppo.config import PpoConfig
 
 GIB = 2**30
 TABLES_AND_LOGS = 64 * 2**20
 ADAM_CHECKPOINTS = 2 * 3
 ADAPTED = ("sft", "ppo_init", "reward_model")
-KEPT_MODELS = {"base": 1, "sft": 1, "ppo_init": 1, "reward_model": 1, "policy": 2}
+KEPT_MODELS = {"base": 1, "sft": 1, "ppo_init": 1, "policy": 2}
 WORKING_MODELS = {
     "base": ADAM_CHECKPOINTS,
     "sft": ADAM_CHECKPOINTS,
     "ppo_init": ADAM_CHECKPOINTS,
-    "reward_model": ADAM_CHECKPOINTS,
 }
 
 
@@ -138,10 +138,14 @@ def disk_estimate(plan: Plan) -> int:
     working = sorted(
         _working_models(asset, plan.stages[asset].stage.config) for asset in plan.to_run
     )
-    return TABLES_AND_LOGS + model * (kept + sum(working[-2:]))
+    members = sum(asset.startswith(MEMBER) for asset in plan.to_run)
+    at_once = max(2, 1 + members)  # one of them beside ppo_init, or all
+    return TABLES_AND_LOGS + model * (kept + sum(working[-at_once:]))
 
 
 def _working_models(asset: str, config: StageConfig) -> int:
+    if isinstance(config, RewardModelConfig):
+        return ADAM_CHECKPOINTS
     if not isinstance(config, PpoConfig):
         return WORKING_MODELS.get(asset, 0)
     trained = 2 if config.advantage.needs_critic else 1
@@ -150,13 +154,16 @@ def _working_models(asset: str, config: StageConfig) -> int:
 
 
 def _kept_models(asset: str, config: StageConfig) -> int:
+    if isinstance(config, RewardModelConfig):
+        return 1
     every_epoch = config.epochs if isinstance(config, SftConfig) else 0
     return KEPT_MODELS.get(asset, 0) + every_epoch
 
 
 def _model_bytes(plan: Plan) -> int:
     """Size of one model: of one that is there, else computed from the base's config."""
-    there = [p.artifact.manifest.model_size for p in plan.stages.values() if p.artifact]
+    artifacts = [p.artifact.manifest for p in plan.stages.values() if p.artifact]
+    there = [found.model_size // found.contract.get("members", 1) for found in artifacts]
     bases = [p.stage.config for p in plan.stages.values() if isinstance(p.stage.config, BaseConfig)]
     return max([*there, *map(base_model_bytes, bases)], default=0)
 

@@ -16,6 +16,7 @@
                     dpo         sft, comparisons
                     best_of_n   sft, reward_model, prompts
     with peft=lora, reward_model, ppo and dpo read the base as well: their adapters lie on it
+    with ensemble.members=M, reward_model reads reward_member_1 .. M, each made like one alone
     evaluation reads the policy and its start, sft, base, reward_model, comparisons, prompts, text
 
 The judge is the reward model of another run: it is given, never made.
@@ -40,7 +41,9 @@ TARGET = "evaluation"
 DATA = ("demonstrations", "prompts", "text")
 JUDGE = "judge"
 KINDS = {JUDGE: "reward_model"}  # what an asset is, where it is called by another name
+MEMBER = "reward_member_"  # and a number from 1: a reward model of an ensemble
 Graph = dict[str, "Stage"]
+Row = tuple[str, str, dict[str, str]]  # asset, function, reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,26 +84,21 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
     if isinstance(policy, PpoConfig) and policy.select is Select.proxy_judge:
         policy_reads += f" {JUDGE}"
         configs = {**configs, JUDGE: configs["reward_model"]}
-    on_base = {asset: _base_of_adapters(configs[asset]) for asset in ("reward_model", "policy")}
-    begins = _reward_model_begins(configs["reward_model"])
+    on_base = _base_of_adapters(policy)
     start = {"ppo_init": "ppo_init" if "ppo_init" in configs and align is PpoConfig else "sft"}
-    table: list[tuple[str, str, dict[str, str]]] = [
+    table: list[Row] = [
         *((asset, _data_function(asset, configs[asset]), {}) for asset in DATA),
         ("base", "stages.step0_base.base:run", _same("text")),
         ("sft", "stages.step1_sft.sft:run", _same("base demonstrations")),
         ("ppo_init", "stages.step1_sft.ppo_init:run", _same("base demonstrations text")),
         ("completions", "stages.step2_reward.completions:run", _same("sft prompts")),
         _comparisons(configs["comparisons"]),
-        (
-            "reward_model",
-            "stages.step2_reward.reward_model:run",
-            _same(f"{begins} comparisons demonstrations") | on_base["reward_model"],
-        ),
+        *_reward_models(configs),
         (JUDGE, "stages.step2_reward.reward_model:run", {}),
         (
             "policy",
             policy_function,
-            _same(policy_reads) | on_base["policy"] | (start if align is PpoConfig else {}),
+            _same(policy_reads) | on_base | (start if align is PpoConfig else {}),
         ),
         (
             "evaluation",
@@ -122,11 +120,30 @@ def _data_function(asset: str, config: StageConfig) -> str:
     return f"stages.step0_data.{asset}:run"
 
 
-def _comparisons(config: StageConfig) -> tuple[str, str, dict[str, str]]:
+def _comparisons(config: StageConfig) -> Row:
     """Comparisons that the user brings, or that labelers make of completions."""
     if isinstance(config, FilesConfig):
         return ("comparisons", _data_function("comparisons", config), {})
     return ("comparisons", "stages.step2_reward.comparisons:run", _same("completions"))
+
+
+def _reward_models(configs: Mapping[str, StageConfig]) -> list[Row]:
+    """One that is trained, or members that are and the ensemble of them."""
+    trained, members = ["reward_model"], [asset for asset in configs if asset.startswith(MEMBER)]
+    table: list[Row] = []
+    if members:
+        reads = _same("comparisons") | {member: member for member in members}
+        table = [("reward_model", "stages.step2_reward.ensemble:run", reads)]
+        trained = members
+    return [
+        (
+            asset,
+            "stages.step2_reward.reward_model:run",
+            _same(f"{_reward_model_begins(configs[asset])} comparisons demonstrations")
+            | _base_of_adapters(configs[asset]),
+        )
+        for asset in trained
+    ] + table
 
 
 def copies_adapters(config: StageConfig) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from reward.model import load_reward_model
+from reward.ensemble import load_scorer
 from reward.scoring import score_responses
 from stages.lm.engines.hf import HFEngine
 from stages.lm.rollout import Sampling, sampling_keys
@@ -17,7 +17,7 @@ class BestOfSpeaker(Speaker):
 
     def __init__(self, folder: Path, *, reward_model: Path, n: int) -> None:
         super().__init__(folder)
-        self.reward_model, self.n = load_reward_model(reward_model), n
+        self.reward_model, self.n = load_scorer(reward_model), n
 
     def reply(self, prompt: list[Message], sampling: Sampling, seed: int) -> Iterator[str]:
         """The best response, at once: which it is shows only when all have ended."""

@@ -1,4 +1,6 @@
-"""What a reward is: a weighted sum of components; how a reward model encodes. No torch here."""
+"""What a reward is: a weighted sum of components; how a reward model encodes, or several make one
+score. No torch here.
+"""
 
 import math
 import re
@@ -169,3 +171,11 @@ class RewardConfig:
     def reads_model(self) -> bool:
         """Whether the reward_model asset is needed."""
         return "model" in self.weights()
+
+
+class Combine(StrEnum):
+    """How the members' scores become one: their mean, the lowest, or the mean less their spread."""
+
+    mean = "mean"
+    minimum = "minimum"
+    uncertainty = "uncertainty"

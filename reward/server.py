@@ -69,14 +69,14 @@ class Scorer:
     def __init__(self, folder: Path) -> None:
         import torch
 
-        from reward.model import load_reward_model, load_reward_tokenizer
+        from reward.ensemble import first_member, load_scorer, single_models
+        from reward.model import load_reward_tokenizer
 
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = load_reward_model(folder).to(self.device)
-        self.tokenizer = load_reward_tokenizer(folder)
-        limit = getattr(
-            self.model.network.config.get_text_config(), "max_position_embeddings", None
-        )
+        self.model = load_scorer(folder).to(self.device)
+        self.tokenizer = load_reward_tokenizer(first_member(folder))
+        config = single_models(self.model)[0].network.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
         self.max_length: int | None = limit
 
     def encode(self, prompt: list[Message], response: str, finished: bool) -> Tokens:

@@ -12,10 +12,14 @@ from reward.text_rewards import check_scores
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """B responses. total: what is maximised. parts: every component's own score, unweighted."""
+    """B responses. total: what is maximised. parts: every component's own score, unweighted.
+
+    disagreements: of the members about `model`, where that is an ensemble.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
+    disagreements: Tensor | None = None
 
 
 def weighted_sum(

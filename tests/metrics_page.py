@@ -37,6 +37,8 @@ def _figure_forms() -> Iterator[str]:
     for line in PAGE.read_text().split("## Final figures")[1].splitlines():
         for name in re.findall(r"`([^`]+)`", line.split("|")[1]) if line.startswith("| `") else ():
             form = re.escape(name)
+            if form.startswith("reward_model"):  # members of an ensemble have the same figures
+                form = form.replace("reward_model", "(reward_model|reward_member_[0-9]+)", 1)
             for placeholder, choices in PLACEHOLDERS.items():
                 form = form.replace(placeholder, choices)
             yield form

@@ -21,8 +21,9 @@ from pipeline.reporting.headline import decimals, headlines, seconds
 from pipeline.reporting.outputs import REPORT_FILE
 from pipeline.reporting.panels import DrawnPanel, draw_panels
 from pipeline.reporting.samples import choose
-from pipeline.reporting.sections import SECTIONS
+from pipeline.reporting.sections import SECTIONS, panels_of_member
 from pipeline.summary import StageRecord
+from pipeline.workflow import MEMBER
 
 KEPT = {Status.CACHED: "kept"}
 
@@ -104,6 +105,8 @@ def _sections(run: RunData) -> list[Section]:
         ]
         for title, parts in SECTIONS
     }
+    for asset in (asset for asset in run.curves if asset.startswith(MEMBER)):
+        drawn["Reward model"] += draw_panels(asset, panels_of_member(asset), run.curves[asset])
     drawn["Reward model"] += calibration.draw_panel(run.calibration)
     drawn["Reward model"] += examination.draw_panels(run.examination, run.answer_scores)
     return [Section(title, panels) for title, panels in drawn.items() if panels]

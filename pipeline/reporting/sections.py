@@ -1,8 +1,10 @@
 """The curves a report shows, stage by stage; docs/metrics.md defines every metric."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pipeline.reporting.panels import Panel
+from pipeline.workflow import MEMBER
 
 ITERATION = "PPO iteration"
 
@@ -81,6 +83,13 @@ PPO = (
         (0.0, None),
     ),
     Panel(
+        "Disagreement of the reward models",
+        "reward-model score",
+        {"reward/disagreement": "standard deviation over the ensemble"},
+        "A climb says that the policy has left what the ensemble's members agree on.",
+        ITERATION,
+    ),
+    Panel(
         "Explained variance",
         "share of the returns' variance",
         {"critic/explained_variance": "critic"},
@@ -155,6 +164,12 @@ REWARD_MODEL = (
         "optimizer step",
     ),
 )
+
+
+def panels_of_member(asset: str) -> list[Panel]:
+    """Those of one reward model of an ensemble."""
+    number = asset.removeprefix(MEMBER)
+    return [replace(panel, title=f"{panel.title}, member {number}") for panel in REWARD_MODEL]
 
 
 def _language_model(title: str, caption: str) -> Panel:

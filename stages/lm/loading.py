@@ -65,14 +65,19 @@ def save_model(model: Any, tokenizer: "PreTrainedTokenizerBase", folder: Path) -
 
 
 def model_hash(folder: Path) -> str:
-    """sha256 over the sorted (name, dtype, shape, bytes) of every tensor in the folder."""
+    """sha256 over the sorted (name, dtype, shape, bytes) of every tensor in the folder.
+
+    The members of an ensemble are part of it, their tensors named `member_N/...`.
+    """
     from safetensors import safe_open
 
     digest = hashlib.sha256()
-    tensors = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    tensors: dict[str, Any] = {}
+    paths = [*folder.glob("*.safetensors"), *folder.glob("member_*/*.safetensors")]
+    for path in sorted(paths):
+        within = f"{path.parent.name}/" if path.parent != folder else ""
         with safe_open(path, framework="np") as file:
-            tensors.update({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            tensors |= {within + name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name in sorted(tensors):
         array = tensors[name]
         digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())

@@ -1,5 +1,6 @@
 """Settings of completions, comparisons and reward model; defaults: the paper's. No torch here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -168,6 +169,10 @@ class RewardModelConfig(AdamWConfig, StageConfig):
         Named after the seed: members of an ensemble train beside each other.
         """
         return self.placement.groups("reward_model/" + str(self.seed))
+
+    def rows(self, num_comparisons: int) -> Sequence[int]:
+        """Indices of the training comparisons that it learns from: all."""
+        return range(num_comparisons)
 
 
 def _check_start(config: RewardModelConfig) -> None:

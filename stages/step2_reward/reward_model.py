@@ -5,6 +5,7 @@ the scores are shifted so that the labelers' demonstrations have mean zero.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,11 @@ import torch
 
 from reward.config import Encoding
 from reward.encoding import Chosen, choose
+from reward.ensemble import Judged
 from reward.examination import examine
 from reward.model import RewardModel, load_reward_tokenizer
 from reward.normalization import normalise
-from reward.ranked_prompts import beside_records, by_prompt
+from reward.ranked_prompts import RankedPrompt, beside_records, by_prompt
 from reward.scoring import score_responses
 from stages.contracts import Context, Report, UserError
 from stages.lm.loading import text_contract
@@ -43,7 +45,7 @@ def run(
     sft: Path | None = None,
     base: Path | None = None,
 ) -> Report:
-    """Train, normalise and save; writes model/, examination.json and calibration.json.
+    """Train, normalise and save; writes model/, scores.npz, examination.json, calibration.json.
 
     sft, base: the one that `config.start` names; with `peft=lora` also the base on which SFT's
     adapter lies. Raises InterruptedRunError after a checkpoint when asked to stop, UserError for
@@ -117,12 +119,26 @@ def _normalise(
 
 
 def _finish(trainer: RewardTrainer, demonstrations: list[float], out: Path) -> dict[str, float]:
-    """The final figures of the normalised model; its examination is written."""
-    scores = trainer.validation_scores() - trainer.model.reward_bias
+    """The final figures of the normalised model; its scores and its examination are written."""
+    scores, config = trainer.validation_scores() - trainer.model.reward_bias, trainer.config
+    judged = Judged.of(demonstrations, scores, config.max_length)
+    judged.save(out)
+    return {
+        **trainer.evaluate(scores),
+        **examination(judged, trainer.validation, config.held_out_groups, out),
+        "reward_bias": trainer.model.reward_bias,
+    }
+
+
+def examination(
+    judged: Judged, validation: Sequence[RankedPrompt], held_out_groups: list[str], out: Path
+) -> dict[str, float]:
+    """The figures of a model that scored these comparisons so; more is written."""
+    scores = judged.completions
     examined = examine(
-        beside_records(by_prompt(scores, trainer.validation), trainer.validation),
-        held_out_groups=trainer.config.held_out_groups,
-        others={"demonstrations": demonstrations},
+        beside_records(by_prompt(scores, validation), validation),
+        held_out_groups=held_out_groups,
+        others={"demonstrations": judged.demonstrations.tolist()},
     )
     content = examined.content()
     (out / "examination.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -130,10 +146,8 @@ def _finish(trainer: RewardTrainer, demonstrations: list[float], out: Path) -> d
         json.dumps(content["calibration"]["bins"], indent=2) + "\n"
     )
     return {
-        **trainer.evaluate(scores),
         **{f"validation_{name}": value for name, value in examined.figures().items()},
         "calibration_error": examined.calibration.expected_error,
-        "reward_bias": trainer.model.reward_bias,
         "completion_score_mean": float(scores.mean()),
         "completion_score_std": float(scores.std(unbiased=False)),
     }

@@ -70,6 +70,7 @@ def read_comparisons(config: RewardModelConfig, folders: Folders) -> Comparisons
     tokenizer = load_reward_tokenizer(folders.start)
     train, train_too_long = _read(config, folders.comparisons / "train.parquet", tokenizer)
     validation, too_long = _read(config, folders.comparisons / "validation.parquet", tokenizer)
+    train = [train[row] for row in config.rows(len(train))]
     seen = without_groups(train, validation, config.held_out_groups)
     ranked = [prompt for prompt in seen if prompt.num_pairs]
     _check_untied(seen, "train")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reward.model import load_reward_model
+from reward.ensemble import load_scorer
 from reward.scoring import score_responses
 from stages.contracts import Context, GoldKind, InterruptedRunError, Report
 from stages.lm.engines.hf import HFEngine
@@ -98,7 +98,7 @@ class _Sampler:
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        self.reward_model = load_reward_model(reward_model / "model")
+        self.reward_model = load_scorer(reward_model / "model")
 
     def rewards(self, rows: FittingPrompts, context: Context) -> Rewards:
         """Sample `curve_samples` responses to each prompt and judge them."""

@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from reward.model import RewardModel, load_reward_model
+from reward.ensemble import Scorer, load_scorer
 from reward.scoring import score_responses
 from stages.contracts import GoldKind, UserError
 from stages.lm.batching import collate, micro_batches
@@ -65,7 +65,7 @@ class Exam:
     ) -> None:
         self.config, self.tokenizer, self.prompts = config, tokenizer, prompts
         self.encoded = [encode_prompt(tokenizer, row.prompt) for row in prompts]
-        self.reward_model = load_reward_model(reward_model)
+        self.reward_model = load_scorer(reward_model)
         self.pad_token_id = int(tokenizer.pad_token_id)
         self.sampling = Sampling(
             max_new_tokens=config.max_response_tokens,
@@ -80,7 +80,7 @@ class Exam:
         rows = range(len(self.prompts))
         return self.sample(model, name, rows, [0] * len(rows), self.reward_model, self.sampling)
 
-    def answer_best_of(self, model: Any, name: str, n: int, chooser: RewardModel) -> Answers:
+    def answer_best_of(self, model: Any, name: str, n: int, chooser: Scorer) -> Answers:
         """Of n responses a prompt the one that `chooser` scores highest, the first of equals."""
         rows = np.repeat(np.arange(len(self.prompts)), n).tolist()
         numbers = np.tile(np.arange(n), len(self.prompts)).tolist()
@@ -96,7 +96,7 @@ class Exam:
         name: str,
         rows: Sequence[int],
         numbers: Sequence[int],
-        judge: RewardModel,
+        judge: Scorer,
         sampling: Sampling,
     ) -> Answers:
         """Response `numbers[i]` to prompt `rows[i]`; the noise depends on model name and seed."""
@@ -144,9 +144,7 @@ class Exam:
             sequences_per_batch=self.config.sequences_per_batch,
         )
 
-    def _score(
-        self, judge: RewardModel, rows: Sequence[int], tokens: Sequence[list[int]]
-    ) -> np.ndarray:
+    def _score(self, judge: Scorer, rows: Sequence[int], tokens: Sequence[list[int]]) -> np.ndarray:
         prompts = [self.encoded[row] for row in rows]
         scores = score_responses(judge.scores, prompts, tokens, self.pad_token_id)
         return scores.double().numpy()

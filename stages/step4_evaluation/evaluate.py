@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from reward.model import load_reward_model, load_reward_tokenizer
+from reward.ensemble import load_scorer
+from reward.model import load_reward_tokenizer
 from stages.contracts import Context, InterruptedRunError, Report
 from stages.lm.loading import load_causal_lm, text_contract
 from stages.lm.prompts import fitting_prompts
@@ -109,7 +110,7 @@ def _answer(exam: Exam, model: Any, name: str, policy: Path) -> Answers:
     n = best_of_n(policy) if name == "policy" else None
     if n is None:
         return exam.answer(model, name)
-    return exam.answer_best_of(model, name, n, load_reward_model(policy / "reward_model"))
+    return exam.answer_best_of(model, name, n, load_scorer(policy / "reward_model"))
 
 
 def best_of_n(policy: Path) -> int | None:

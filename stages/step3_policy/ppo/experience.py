@@ -32,6 +32,7 @@ class Experience:
     # Outcome
     scores: Tensor  # (B,) the weighted sum of the reward's components
     parts: dict[str, Tensor]  # (B,) each, by component: its own score, not weighted
+    disagreements: Tensor | None  # (B,) of an ensemble's members on them; None of a single model
     rewards: (
         Tensor  # (B, R) KL penalty at every token, score (missing-EOS rule applied) at the last
     )

@@ -138,12 +138,20 @@ class RewardGroup(RoleGroup):
 
     part = "reward_model"
 
+    def scores_and_disagreements(self, batch: SequenceBatch) -> tuple[Tensor, Tensor | None]:
+        """(B,) each."""
+        judged = torch.empty(2, len(batch.lengths))
+        answers = self.on_rows("scores_and_disagreements", batch)
+        for rows, (scores, disagreements) in answers:
+            judged[0, rows] = scores
+            if disagreements is not None:
+                judged[1, rows] = disagreements
+        of_ensemble = answers[0][1][1] is not None
+        return judged[0], judged[1] if of_ensemble else None
+
     def scores(self, batch: SequenceBatch) -> Tensor:
         """(B,)."""
-        scores = torch.empty(len(batch.lengths))
-        for rows, answer in self.on_rows("scores", batch):
-            scores[rows] = answer
-        return scores
+        return self.scores_and_disagreements(batch)[0]
 
 
 class CriticGroup(TrainedGroup):

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from reward.model import Critic, RewardModel, load_reward_model
+from reward.ensemble import Ensemble, load_scorer, single_models
+from reward.model import Critic, RewardModel
 from reward.text_sum import TextRewards, text_components
 from stages.contracts import UserError, WorkerGroup
 from stages.lm.backends.make import make_backend
@@ -105,22 +106,21 @@ def load_rank(config: PpoConfig, folders: Folders, names: list[str]) -> dict[str
 
 def load_parts(config: PpoConfig, folders: Folders, names: Iterable[str]) -> dict[str, Any]:
     """The named roles in this process."""
-    models = models_of(folders)
+    source = models_of(folders)
     made: dict[str, Any] = {}
     for name in names:  # the policy comes first: the engine may share its module
-        made[name] = _load(name, config, folders, models, made)
-    for decoder in {decoder_of(made[name].model) for name in made if name != "judge"}:
+        made[name] = _load(name, config, folders, source, made)
+    models = [made[name].model for name in made if name != "judge"]
+    for decoder in {decoder for model in models for decoder in decoders_of(model)}:
         compute_in(decoder, config.precision)
     return made
 
 
-def decoder_of(model: Any) -> nn.Module:
-    """The part of a role's model that does most of the work, without its head."""
-    if isinstance(model, RewardModel):
-        network: nn.Module = model.network.base_model
-        return network
-    decoder: nn.Module = model.backbone if isinstance(model, Critic) else model.get_decoder()
-    return decoder
+def decoders_of(model: Any) -> list[nn.Module]:
+    """The parts of a role's model that do most of the work, without their heads."""
+    if isinstance(model, RewardModel | Ensemble):
+        return [single.network.base_model for single in single_models(model)]
+    return [model.backbone if isinstance(model, Critic) else model.get_decoder()]
 
 
 def models_of(folders: Folders) -> Models:
@@ -152,8 +152,9 @@ def _load(
 
 def load_judge(config: PpoConfig, folder: Path) -> RewardRole:
     """A reward model that training does not maximise."""
-    model = load_reward_model(folder)
-    compute_in(decoder_of(model), config.precision)
+    model = load_scorer(folder)
+    for decoder in decoders_of(model):
+        compute_in(decoder, config.precision)
     return RewardRole(model, config)
 
 

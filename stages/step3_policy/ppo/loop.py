@@ -200,6 +200,7 @@ def make_experience(
         entropies=entropies,
         scores=scored.total,
         parts=scored.parts,
+        disagreements=scored.disagreements,
         rewards=rewards,
         values=values,
         advantages=targets.advantages,

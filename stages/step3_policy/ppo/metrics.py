@@ -47,6 +47,8 @@ def experience_figures(experience: Experience) -> Figures:
         "rollout/eos_rate": float(experience.finished.float().mean()),
         "reward/total_mean": float(sequence_sums(experience.rewards, mask).mean()),
     }
+    if experience.disagreements is not None:
+        figures["reward/disagreement"] = float(experience.disagreements.mean())
     if experience.values is not None and experience.returns is not None:
         explained = explained_variance(experience.values, experience.returns, mask)
         figures["critic/explained_variance"] = float(explained)

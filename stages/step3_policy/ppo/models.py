@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Protocol
 
+from reward.ensemble import Scorer, first_member, load_scorer
 from reward.model import Critic, RewardModel, critic_from, load_reward_model
 from stages.lm.loading import load_causal_lm
 from stages.lm.peft.shared_base import SharedBase
@@ -14,11 +15,11 @@ class Models(Protocol):
     def language_model(self, *, trainable: bool = False) -> Any:
         """The start of PPO: policy, reference, engine."""
 
-    def reward_model(self) -> RewardModel:
+    def reward_model(self) -> Scorer:
         """Frozen."""
 
     def critic(self) -> Critic:
-        """A trainable copy of the reward model (App. C.4)."""
+        """A trainable copy of the reward model (App. C.4); of an ensemble, of its first member."""
 
 
 class WholeModels:
@@ -32,13 +33,13 @@ class WholeModels:
         del trainable
         return load_causal_lm(self._start)
 
-    def reward_model(self) -> RewardModel:
+    def reward_model(self) -> Scorer:
         """From its folder."""
-        return load_reward_model(self._reward_model)
+        return load_scorer(self._reward_model)
 
     def critic(self) -> Critic:
         """From the same."""
-        return critic_from(load_reward_model(self._reward_model))
+        return critic_from(load_reward_model(first_member(self._reward_model)))
 
 
 class AdaptedModels:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from reward.model import Critic, RewardModel
+from reward.ensemble import Ensemble, Scorer, disagreement
+from reward.model import Critic
 from reward.text_sum import TextRewards
 from stages.lm.backends.base import Backend, SingleProcess
 from stages.lm.batching import SequenceBatch
@@ -202,18 +203,31 @@ class ReferenceRole:
 
 
 class RewardRole:
-    """The frozen reward model: one score a response."""
+    """The frozen reward model, or ensemble of them: one score a response."""
 
-    def __init__(self, model: RewardModel, config: PpoConfig) -> None:
+    def __init__(self, model: Scorer, config: PpoConfig) -> None:
         self.model, self.config = model.requires_grad_(False), config
 
     @torch.no_grad()
-    def scores(self, batch: SequenceBatch, share: Share | None = None) -> Tensor:
-        """(B,) float32: normalised scores."""
-        scores = torch.empty(len(batch.lengths), device=batch.lengths.device)
+    def scores_and_disagreements(
+        self, batch: SequenceBatch, share: Share | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B,) float32 each: normalised scores; how far an ensemble's members disagree on them."""
+        judged = torch.empty(2, len(batch.lengths), device=batch.lengths.device)
         for rows in (share or all_of(batch, self.config)).forwards:
-            scores[rows] = self.model.scores(batch.select(rows))
-        return scores
+            judged[:, rows] = self._judge(batch.select(rows))
+        return judged[0], judged[1] if isinstance(self.model, Ensemble) else None
+
+    def scores(self, batch: SequenceBatch) -> Tensor:
+        """(B,) float32: normalised scores."""
+        return self.scores_and_disagreements(batch)[0]
+
+    def _judge(self, part: SequenceBatch) -> Tensor:
+        """(2, b): scores and disagreements; a single model has none of these."""
+        if not isinstance(self.model, Ensemble):
+            return self.model.scores(part).expand(2, -1)
+        members = self.model.member_scores(part)
+        return torch.stack([self.model.combined(members), disagreement(members)])
 
 
 class CriticRole:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -30,11 +31,13 @@ def score(
     Raises:
         RewardError: a component failed, or gave a score that is no finite number.
     """
-    of_model = roles.reward_model.scores(batch) if config.reward.reads_model else None
+    of_model, apart = None, None
+    if config.reward.reads_model:
+        of_model, apart = roles.reward_model.scores_and_disagreements(batch)
     of_texts = {}
     if roles.text_rewards is not None:
         of_texts = roles.text_rewards.scores(prompts.messages, rollouts.tokens, rollouts.finished)
-    return weighted_sum(config.reward, of_model, of_texts)
+    return replace(weighted_sum(config.reward, of_model, of_texts), disagreements=apart)
 
 
 def breakdown(parts: Mapping[str, Tensor]) -> dict[str, list[float]]:
