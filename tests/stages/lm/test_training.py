@@ -7,6 +7,7 @@ import torch
 
 from stages.contracts import Context, InterruptedRunError, UserError
 from stages.lm.checkpoints import Checkpoints, restore_rng, rng_state
+from stages.lm.early_stopping import EarlyStopping
 from stages.lm.optimisation import (
     NonFiniteError,
     OptimizerConfig,
@@ -105,3 +106,71 @@ def test_a_non_finite_gradient_touches_no_weight():
 def test_a_negative_learning_rate_is_the_users_mistake():
     with pytest.raises(UserError, match="learning rate"):
         OptimizerConfig(lr=-1e-5)
+
+
+LOSSES = {2: 3.0, 4: 1.0, 6: 2.0, 8: 0.5, 10: 0.7, 12: 0.6, 14: 0.1}
+
+
+def stopped_early(folder, should_stop=lambda: False, patience=2, total_steps=14, **changes):
+    """Validation losses made by hand, every second step; the weights by step and the result."""
+    model = make_model()
+    learner, seen = learner_of(model), {}
+
+    def validate():
+        step = learner.steps
+        seen[step] = learner.weights()
+        return {"loss/validation": LOSSES[step]}
+
+    train = learner.train
+
+    def counted(step, lr):
+        learner.steps = step + 1
+        return train(step, lr)
+
+    learner.train = counted
+    plan = make_plan(
+        total_steps=total_steps,
+        validate=validate,
+        early_stopping=EarlyStopping(patience=patience, validate_every=2),
+        **changes,
+    )
+    context = Context.at(folder)
+    context.should_stop = should_stop
+    return train_steps(learner, plan, context), seen
+
+
+@pytest.mark.parametrize(
+    ("patience", "steps", "best"),
+    [(1, 6, 4), (2, 12, 8), (3, 14, 14)],
+)
+def test_early_stopping_keeps_the_weights_of_the_lowest_loss(tmp_path, patience, steps, best):
+    """Losses 3, 1, 2, 0.5, 0.7, 0.6, 0.1. Mutations: strikes that are not forgotten after a new
+    lowest loss (patience 2 ends at 10); the weights at the end."""
+    trained, seen = stopped_early(tmp_path, patience=patience)
+    assert (trained.steps, trained.best.step, trained.best.loss) == (steps, best, LOSSES[best])
+    for name, weight in seen[best].items():
+        assert torch.equal(trained.best.weights[name], weight)
+
+
+def test_curves_alone_do_not_end_a_training(tmp_path):
+    """`validate_every` is for looking: it may not change which weights are kept."""
+    trained, _ = stopped_early(tmp_path, patience=2, validate_every=4)
+    assert (trained.steps, trained.best.step) == (12, 8)
+
+
+@pytest.mark.parametrize("after", [5, 8, 11, 12])
+def test_early_stopping_continues_where_it_was(tmp_path, after):
+    """Mutation: strikes, or the best weights, left out of the checkpoint."""
+    whole, _ = stopped_early(tmp_path / "whole")
+    ticks = iter(range(1, 99))
+    with pytest.raises(InterruptedRunError):
+        stopped_early(tmp_path / "parts", lambda: next(ticks) == after)
+    parts, _ = stopped_early(tmp_path / "parts")
+    assert (parts.steps, parts.best.step, parts.best.loss) == (12, 8, 0.5)
+    for name, weight in whole.best.weights.items():
+        assert torch.equal(parts.best.weights[name], weight)
+
+
+def test_without_early_stopping_nothing_is_kept(tmp_path):
+    trained = train_steps(learner_of(make_model()), make_plan(), Context.at(tmp_path))
+    assert (trained.steps, trained.best.step, trained.best.weights) == (9, 0, {})

@@ -101,7 +101,8 @@ def train(
 ) -> Trajectory:
     """Run the stage."""
     context = context or Context.at(folder)
-    context.workers = processes.of(config) if processes else {}
+    if processes:
+        context.workers = processes.of(config)
     reward_model.run(config, **inputs, out=folder / "out", context=context)
     return Trajectory(
         weights=dict(load_reward_model(folder / "out" / "model").named_parameters()),
