@@ -1,6 +1,6 @@
 """The formats by name, each `module:Class`; nothing is imported before it is asked for."""
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any
 
@@ -77,7 +77,7 @@ def make_adapter(source: SourceConfig, kind: type[Record]) -> Adapter:
 
 def _options(found: type[Adapter], source: SourceConfig) -> dict[str, Any]:
     known = {spec.name: spec for spec in fields(found)}  # type: ignore[arg-type]
-    unknown = sorted(source.options.keys() - known.keys() - {"columns"})
+    unknown = sorted(source.options.keys() - (known.keys() - {"columns"}))
     if unknown:
         raise UserError(
             f"the format {source.adapter} has no option {unknown[0]}",
@@ -90,4 +90,18 @@ def _options(found: type[Adapter], source: SourceConfig) -> dict[str, Any]:
             got=f"columns={dict(source.columns)}",
             do="leave columns out, or use adapter=generic",
         )
+    for name, value in source.options.items():
+        _check_type(source.adapter, name, value, known[name].default)
     return dict(source.options) | ({"columns": dict(source.columns)} if source.columns else {})
+
+
+def _check_type(adapter: str, name: str, value: Any, default: Any) -> None:
+    """An option is of the type of its default; a whole number will do for any other."""
+    wanted = type(default)
+    if default is MISSING or type(value) is wanted or (wanted is float and type(value) is int):
+        return
+    raise UserError(
+        f"the option {name} of {adapter} is a {wanted.__name__}",
+        got=repr(value),
+        do=f"for example {name}={default!r}",
+    )

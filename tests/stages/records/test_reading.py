@@ -138,6 +138,12 @@ def test_unknown_names(tmp_path: Path) -> None:
         ({"adapter": "json:loads"}, "not a class"),
         ({"columns": {"reply": "a"}}, "columns.reply is no field"),
         ({"options": {"wish": 1}}, "no option wish"),
+        ({"options": {"columns": {}}}, "no option columns"),
+        (
+            {"adapter": "helpsteer2", "options": {"attribute": 3}},
+            "attribute of helpsteer2 is a str",
+        ),
+        ({"adapter": "alpaca", "columns": {"prompt": "a"}}, "columns of its own"),
     ):
         with pytest.raises(UserError, match=said):
             read_rows(Demonstration, tmp_path, ROWS, **keys)
