@@ -145,7 +145,7 @@ def disk_estimate(plan: Plan) -> int:
 
 def _working_models(asset: str, config: StageConfig) -> int:
     if isinstance(config, RewardModelConfig):
-        return ADAM_CHECKPOINTS
+        return ADAM_CHECKPOINTS + (2 if config.early_stopping.is_on else 0)  # the best so far
     if not isinstance(config, PpoConfig):
         return WORKING_MODELS.get(asset, 0)
     trained = 2 if config.advantage.needs_critic else 1
