@@ -164,6 +164,7 @@ class PipelineConfig(RunConfig):
     tracking: TrackingConfig = field(metadata=NO_EFFECT)
 
     def __post_init__(self) -> None:
+        self._check_reward()
         groups = [
             group for config in stage_configs(self).values() for group in config.worker_groups()
         ]
@@ -195,6 +196,20 @@ class PipelineConfig(RunConfig):
                     got="prompts from files",
                     do=f"leave {key} out: it is none with prompts from files",
                 )
+
+    def _check_reward(self) -> None:
+        """One reward for training and evaluation, and somebody who maximises it."""
+        trains = isinstance(self.align, PpoConfig)
+        wanted = self.reward if trains else RewardConfig()
+        used = self.align.reward if isinstance(self.align, PpoConfig) else self.reward
+        if used != wanted or self.evaluation.reward != self.reward:
+            raise UserError(
+                "the reward is one for training and evaluation"
+                if trains
+                else "dpo and best_of_n know the reward model alone, not the group reward",
+                got=", ".join(f"{name}: {weight:g}" for name, weight in used.weights().items()),
+                do="set reward.KEY, not align.reward.KEY" if trains else "leave reward out",
+            )
 
 
 def run_id(config: PipelineConfig) -> str:

@@ -28,6 +28,7 @@ from pipeline.workflow import (
     Stage,
     descendants,
     graph_faults,
+    reads_as_text,
     select,
 )
 from stages.contracts import UserError
@@ -103,8 +104,20 @@ def make_plan(
     for asset, stage in selected.items():
         planner.add(asset, stage)
     there = {a: p.artifact for a, p in plan.stages.items() if p.artifact is not None}
-    faults = planner.faults + disagreements(there) + _missing_before(plan, selected, selection)
+    faults = (
+        planner.faults
+        + disagreements(_in_tokens(plan, there))
+        + _missing_before(plan, selected, selection)
+    )
     return plan, faults + _own_judge(plan)
+
+
+def _in_tokens(plan: Plan, there: dict[str, Artifact]) -> dict[str, Artifact]:
+    """The artifacts that must agree on their tokens: not a reward model that all give text."""
+    readers = [p.stage for p in plan.stages.values() if "reward_model" in p.stage.reads.values()]
+    if not all(reads_as_text(stage.config) for stage in readers):
+        return there
+    return {asset: artifact for asset, artifact in there.items() if asset != "reward_model"}
 
 
 THE_WAY_IN = "stages.lm.process"  # sets threads and generators before every stage

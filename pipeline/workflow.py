@@ -13,6 +13,8 @@
     come from files, and then there are no completions
 
     policy reads    ppo         ppo_init, reward_model, prompts, text; judge with select=proxy_judge
+                                no reward_model with reward.model.weight=0, and then evaluation
+                                reads neither that nor comparisons
                     dpo         sft, comparisons
                     best_of_n   sft, reward_model, prompts
     with peft=lora, reward_model, ppo and dpo read the base as well: their adapters lie on it
@@ -36,6 +38,7 @@ from stages.step0_data.files_config import FilesConfig
 from stages.step2_reward.config import ComparisonsConfig, RewardModelConfig
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
 from stages.step3_policy.ppo.config import PpoConfig, Select
+from stages.step4_evaluation.config import EvaluationConfig
 
 TARGET = "evaluation"
 DATA = ("demonstrations", "prompts", "text")
@@ -76,8 +79,10 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
     `completions`, comparisons come from files.
     """
     policy, align = configs["policy"], type(configs["policy"])
+    without = isinstance(policy, PpoConfig) and not policy.reward.reads_model
+    reward_model, labels = ("", "") if without else (" reward_model", " comparisons")
     policy_function, policy_reads = {
-        PpoConfig: ("stages.step3_policy.ppo.stage:run", "reward_model prompts text"),
+        PpoConfig: ("stages.step3_policy.ppo.stage:run", f"prompts text{reward_model}"),
         DpoConfig: ("stages.step3_policy.dpo:run", "sft comparisons"),
         BestOfNConfig: ("stages.step3_policy.best_of_n:run", "sft reward_model prompts"),
     }[align]
@@ -103,7 +108,7 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
         (
             "evaluation",
             "stages.step4_evaluation.evaluate:run",
-            _same("policy sft base reward_model comparisons prompts text") | start,
+            _same(f"policy sft base prompts text{reward_model}{labels}") | start,
         ),
     ]
     return {
@@ -156,6 +161,13 @@ def copies_adapters(config: StageConfig) -> bool:
 def _reward_model_begins(config: StageConfig) -> str:
     """The asset that becomes the reward model."""
     return config.start.value if isinstance(config, RewardModelConfig) else "sft"
+
+
+def reads_as_text(config: StageConfig) -> bool:
+    """Whether a stage gives text to a reward model that does not read the others' tokens."""
+    if isinstance(config, PpoConfig):
+        return config.peft is PeftKind.none
+    return isinstance(config, EvaluationConfig)
 
 
 def _base_of_adapters(config: StageConfig) -> dict[str, str]:

@@ -154,6 +154,17 @@ def critic_from(model: RewardModel) -> Critic:
     return Critic(model.network.base_model, head)
 
 
+def critic_from_policy(model: Any) -> Critic:
+    """A critic that starts as a language model, its head 0: so is every value (LMHP).
+
+    It takes over the model's decoder.
+    """
+    head = nn.Linear(model.config.get_text_config().hidden_size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return Critic(model.base_model, head)
+
+
 def load_reward_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """The model's tokenizer, with a pad token that never occurs in text.
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from reward.config import RewardConfig
 from reward.text_rewards import check_scores
+from reward.text_sum import score_texts, text_components
+from stages.records.schemas import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,21 @@ class Scored:
     total: Tensor
     parts: dict[str, Tensor]
     disagreements: Tensor | None = None
+
+
+class TotalReward:
+    """The sum as one `TextReward`, of components that all read text."""
+
+    def __init__(self, config: RewardConfig) -> None:
+        self.config, self.components = config, text_components(config)
+
+    def __call__(
+        self, prompts: list[list[Message]], responses: list[str], finished: list[bool]
+    ) -> list[float]:
+        """The total of each response. Raises RewardError: a component failed."""
+        of_texts = score_texts(self.components, prompts, responses, finished)
+        total: list[float] = weighted_sum(self.config, None, of_texts).total.tolist()
+        return total
 
 
 def weighted_sum(

@@ -27,6 +27,7 @@ from pipeline.manifest import (
     read_artifact,
     record_files,
 )
+from pipeline.workflow import reads_as_text
 from stages.contracts import Context, InterruptedRunError, Journal, Report, UserError, WorkerError
 from stages.lm.loading import model_hash
 from stages.lm.process import prepare_process
@@ -74,8 +75,9 @@ def _guarded(request: StageRequest, store: Store, work: WorkFolder) -> dict[str,
 
 def _make(request: StageRequest, store: Store, work: WorkFolder) -> None:
     parents = {keyword: read_artifact(folder) for keyword, folder in request.parents.items()}
-    raise_faults(disagreements(parents))
     config = request.config
+    as_text = {"reward_model"} if reads_as_text(config) else set()
+    raise_faults(disagreements({k: a for k, a in parents.items() if k not in as_text}))
     prepare_process(config.threads, config.seed)
     with stopwatch() as timed:
         report = _call(request, work)

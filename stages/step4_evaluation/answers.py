@@ -14,8 +14,12 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from reward.ensemble import Scorer, load_scorer
+from reward.ensemble import Ensemble, Scorer, load_scorer
+from reward.model import RewardModel
 from reward.scoring import score_responses
+from reward.text_model import TextRewardModel, reads_tokens_of
+from reward.text_rewards import TextReward
+from reward.total import TotalReward
 from stages.contracts import GoldKind, UserError
 from stages.lm.batching import collate, micro_batches
 from stages.lm.engines.hf import HFEngine
@@ -39,7 +43,7 @@ class Answers:
     tokens: list[list[int]]  # EOS included where finished
     texts: list[str]
     finished: list[bool]
-    proxy: np.ndarray  # (N,) float64, the reward model's normalised scores
+    proxy: np.ndarray  # (N,) float64, the reward model's normalised scores, else the whole reward
     gold: np.ndarray | None  # (N,) float64 in [0, 1]
 
     def select(self, rows: Sequence[int]) -> "Answers":
@@ -61,11 +65,11 @@ class Exam:
         config: EvaluationConfig,
         tokenizer: "PreTrainedTokenizerBase",
         prompts: Sequence[Prompt],
-        reward_model: Path,
+        reward_model: Path | None,
     ) -> None:
         self.config, self.tokenizer, self.prompts = config, tokenizer, prompts
         self.encoded = [encode_prompt(tokenizer, row.prompt) for row in prompts]
-        self.reward_model = load_scorer(reward_model)
+        self.reward_model = self._proxy(reward_model)
         self.pad_token_id = int(tokenizer.pad_token_id)
         self.sampling = Sampling(
             max_new_tokens=config.max_response_tokens,
@@ -74,6 +78,21 @@ class Exam:
             top_k=config.top_k,
             top_p=config.top_p,
         )
+
+    def _proxy(self, reward_model: Path | None) -> Scorer | TextReward:
+        """The reward model, given text where the tokens are not its own; else the whole reward."""
+        if reward_model is None:
+            return TotalReward(self.config.reward)
+        if reads_tokens_of(reward_model, self.tokenizer):
+            return load_scorer(reward_model)
+        return TextRewardModel(reward_model)
+
+    def scorer(self) -> "tuple[Scorer, PreTrainedTokenizerBase]":
+        """The reward model, where there is one, and the tokenizer that it reads."""
+        if isinstance(self.reward_model, TextRewardModel):
+            return self.reward_model.model, self.reward_model.tokenizer
+        assert isinstance(self.reward_model, RewardModel | Ensemble)
+        return self.reward_model, self.tokenizer
 
     def answer(self, model: Any, name: str) -> Answers:
         """One response a prompt."""
@@ -87,7 +106,8 @@ class Exam:
         answers = self.sample(model, name, rows, numbers, chooser, self.sampling)
         best = answers.proxy.reshape(-1, n).argmax(1) + np.arange(len(self.prompts)) * n
         chosen = answers.select(best.tolist())
-        chosen.proxy = self._score(self.reward_model, range(len(self.prompts)), chosen.tokens)
+        whole = range(len(self.prompts)), chosen.tokens, chosen.texts, chosen.finished
+        chosen.proxy = self._score(self.reward_model, *whole)
         return chosen
 
     def sample(
@@ -96,7 +116,7 @@ class Exam:
         name: str,
         rows: Sequence[int],
         numbers: Sequence[int],
-        judge: Scorer,
+        judge: Scorer | TextReward,
         sampling: Sampling,
     ) -> Answers:
         """Response `numbers[i]` to prompt `rows[i]`; the noise depends on model name and seed."""
@@ -106,7 +126,7 @@ class Exam:
             tokens=rollouts.tokens,
             texts=texts,
             finished=rollouts.finished,
-            proxy=self._score(judge, rows, rollouts.tokens),
+            proxy=self._score(judge, rows, rollouts.tokens, texts, rollouts.finished),
             gold=self._gold(rows, texts, rollouts.finished),
         )
 
@@ -144,7 +164,16 @@ class Exam:
             sequences_per_batch=self.config.sequences_per_batch,
         )
 
-    def _score(self, judge: Scorer, rows: Sequence[int], tokens: Sequence[list[int]]) -> np.ndarray:
+    def _score(
+        self,
+        judge: Scorer | TextReward,
+        rows: Sequence[int],
+        tokens: Sequence[list[int]],
+        texts: list[str],
+        finished: list[bool],
+    ) -> np.ndarray:
+        if not isinstance(judge, RewardModel | Ensemble):
+            return np.array(judge([self.prompts[row].prompt for row in rows], texts, finished))
         prompts = [self.encoded[row] for row in rows]
         scores = score_responses(judge.scores, prompts, tokens, self.pad_token_id)
         return scores.double().numpy()

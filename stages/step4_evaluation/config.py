@@ -1,7 +1,8 @@
 """Settings of the evaluation. No torch here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from reward.config import RewardConfig
 from stages.contracts import GoldKind, StageConfig, UserError, check_positive, check_truncation
 
 POSITIVE = (
@@ -28,7 +29,7 @@ class EvaluationConfig(StageConfig):
     is cut. reward_model_prompts, completions_per_prompt: the SFT samples on which the reward
     model's order is compared with gold. pretrain_tokens: at least so many tokens of validation
     text, whole documents. confidence: of the win rate's interval over prompts. num_samples: rows of
-    samples.json.
+    samples.json. reward: the proxy where there is no reward model.
     """
 
     num_prompts: int = 1024
@@ -47,6 +48,7 @@ class EvaluationConfig(StageConfig):
     num_samples: int = 64
     max_length: int = 2048
     sequences_per_batch: int = 256
+    reward: RewardConfig = field(default_factory=RewardConfig)
 
     def __post_init__(self) -> None:
         check_positive(self, *POSITIVE)

@@ -38,39 +38,48 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     ppo_init: Path,
     sft: Path,
     base: Path,
-    reward_model: Path,
-    comparisons: Path,
     prompts: Path,
     text: Path,
     out: Path,
     context: Context,
+    reward_model: Path | None = None,
+    comparisons: Path | None = None,
 ) -> Report:
     """Measure; writes figures.json, calibration.json, score_distributions.json and samples.json.
 
     policy: a model folder, or best-of-n. ppo_init: what the policy started from (sft for DPO and
-    best-of-n). Raises InterruptedRunError when asked to stop: the next run measures again.
+    best-of-n). reward_model, comparisons: None where training maximised another reward, which is
+    then the proxy. Raises InterruptedRunError when asked to stop: the next run measures again.
     """
     tokenizer = load_reward_tokenizer(sft / "model")
     rows = fitting_prompts(
         prompts / "test.parquet", tokenizer, config.max_prompt_tokens, config.num_prompts
     )
-    exam = Exam(config, tokenizer, rows.records, reward_model / "model")
+    exam = Exam(config, tokenizer, rows.records, reward_model and reward_model / "model")
     folders = model_folders(policy, ppo_init, sft, base)
     results = _examine(exam, folders, policy, text / "validation.parquet", context)
-    labels = check_labels(exam, comparisons / "validation.parquet", config)
-    judged = label_figures(labels) | check_gold(exam, load_causal_lm(folders["sft"]), config)
+    judged = {} if comparisons is None else _check_reward_model(exam, comparisons, folders, out)
     also = {"prompts_too_long": float(rows.too_long)}
     also |= {"policy_kl": policy_kl(exam, results.answers["policy"], folders, policy)}
     figures = _named("evaluation", results.figures(config.confidence) | also)
     figures |= _named("reward_model", judged)
     samples = sample_rows(rows.records, results.answers, config)
     _write(out / "figures.json", figures)
-    _write(out / "calibration.json", labels.calibration.bins)
     _write(out / "score_distributions.json", score_distributions(results.answers))
     _write(out / "samples.json", samples)
     context.journal.table(0, "samples", samples[:SHOWN_IN_JOURNAL])
     context.journal.advance(len(folders) + 1)
     return Report(metrics=figures, contract=text_contract(tokenizer, config.max_length))
+
+
+def _check_reward_model(
+    exam: Exam, comparisons: Path, folders: Mapping[str, Path], out: Path
+) -> dict[str, float]:
+    """Its figures against labels and gold; its calibration is written."""
+    labels = check_labels(exam, comparisons / "validation.parquet", exam.config)
+    _write(out / "calibration.json", labels.calibration.bins)
+    sft = load_causal_lm(folders["sft"])
+    return label_figures(labels) | check_gold(exam, sft, exam.config)
 
 
 def model_folders(policy: Path, ppo_init: Path, sft: Path, base: Path) -> dict[str, Path]:

@@ -18,8 +18,9 @@ from stages.step4_evaluation.config import EvaluationConfig
 
 def check_labels(exam: Exam, comparisons: Path, config: EvaluationConfig) -> Examination:
     """The reward model on held-out comparisons, the label ceiling beside its accuracy."""
-    prompts, _ = read_ranked_prompts(comparisons, exam.tokenizer, config.max_length)
-    flat = score_ranked(exam.reward_model.scores, prompts, exam.pad_token_id)
+    model, tokenizer = exam.scorer()
+    prompts, _ = read_ranked_prompts(comparisons, tokenizer, config.max_length)
+    flat = score_ranked(model.scores, prompts, int(tokenizer.pad_token_id))
     rows = beside_records(by_prompt(flat, prompts), prompts)
     return examine(rows, calibration_bins=config.calibration_bins)
 

@@ -205,7 +205,8 @@ class PpoConfig(AdamWConfig, StageConfig):
         """Who takes part, the policy first; vLLM samples in an environment of its own."""
         critic = ["critic"] if self.advantage.needs_critic else []
         engine = ["engine"] if self.rollout.kind is EngineKind.hf else []
-        return ["policy", "ref_policy", *critic, "reward_model", *engine]
+        reward_model = ["reward_model"] if self.reward.reads_model else []
+        return ["policy", "ref_policy", *critic, *reward_model, *engine]
 
     def worker_groups(self) -> list[GroupShape]:
         """The processes of these roles; none where the stage's own does."""
@@ -214,6 +215,8 @@ class PpoConfig(AdamWConfig, StageConfig):
     def cautions(self) -> list[str]:
         """What is allowed, and seldom meant: truncated sampling, published GRPO's KL."""
         cautions = sampling_cautions(self.rollout)
+        if self.advantage.needs_critic and not self.reward.reads_model:
+            cautions += ["without a reward model the critic starts as ppo_init with a head of 0"]
         if self.kl_placement is KlPlacement.loss and self.kl_loss is KlLoss.k3:
             cautions += [
                 "align.kl_loss=k3 is not the KL penalty of Eq. 2: as a loss it is a regulariser of "

@@ -10,6 +10,7 @@ from torch import nn
 
 from reward.ensemble import Ensemble, load_scorer, single_models
 from reward.model import Critic, RewardModel
+from reward.text_model import TextRewardModel
 from reward.text_sum import TextRewards, text_components
 from stages.contracts import UserError, WorkerGroup
 from stages.lm.backends.make import make_backend
@@ -42,11 +43,13 @@ from stages.step3_policy.ppo.roles import (
 @dataclass(frozen=True, kw_only=True)
 class Folders:
     """The models that PPO starts from. start: of policy and reference; reward_model: of the critic
-    too (App. C.4); judge: a reward model that training does not maximise, if there is one; base: on
-    which the adapters of the others lie, with `peft=lora`."""
+    too (App. C.4), which begins as the start where there is none; text_reward_model: one of another
+    tokenizer, which is given text; judge: a reward model that training does not maximise, if there
+    is one; base: on which the adapters of the others lie, with `peft=lora`."""
 
     start: Path
-    reward_model: Path
+    reward_model: Path | None = None
+    text_reward_model: Path | None = None
     judge: Path | None = None
     base: Path | None = None
 
@@ -62,14 +65,24 @@ def load_roles(
     check_context(config, folders.start)
     if folders.base is not None:
         wanted = {"ppo_init": folders.start, "reward_model": folders.reward_model}
-        check_base(folders.base, wanted)
+        check_base(folders.base, {name: folder for name, folder in wanted.items() if folder})
     names = [*config.roles(), *(["judge"] if folders.judge else [])]
+    if folders.reward_model is None:
+        names = [name for name in names if name != "reward_model"]
     if workers:
         parts = _parts_of_groups(config, folders, workers, names)
     else:
         parts = load_parts(config, folders, names)
-    texts = TextRewards(text_components(config.reward), load_tokenizer(folders.start))
-    return Roles(**{"critic": None, "engine": None, "text_rewards": texts, **parts})
+    absent = dict.fromkeys(("critic", "engine", "reward_model"))
+    return Roles(**{**absent, "text_rewards": text_rewards(config, folders), **parts})
+
+
+def text_rewards(config: PpoConfig, folders: Folders) -> TextRewards:
+    """All of the reward that reads text."""
+    components = text_components(config.reward)
+    if folders.text_reward_model is not None:
+        components = {"model": TextRewardModel(folders.text_reward_model), **components}
+    return TextRewards(components, load_tokenizer(folders.start))
 
 
 def _parts_of_groups(
@@ -91,8 +104,9 @@ def _parts_of_groups(
 
 
 def _group(config: PpoConfig, role: str) -> str:
-    """The judge lives with the reward model."""
-    return group_name(config.placement.of("reward_model" if role == "judge" else role))
+    """The judge lives with the reward model, where that has a place."""
+    home = "reward_model" if "reward_model" in config.roles() else "ref_policy"
+    return group_name(config.placement.of(home if role == "judge" else role))
 
 
 def load_rank(config: PpoConfig, folders: Folders, names: list[str]) -> dict[str, Any]:

@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reward.ensemble import Scorer, first_member, load_scorer
-from reward.model import Critic, RewardModel, critic_from, load_reward_model
+from reward.model import (
+    Critic,
+    RewardModel,
+    critic_from,
+    critic_from_policy,
+    load_reward_model,
+)
 from stages.lm.loading import load_causal_lm
 from stages.lm.peft.shared_base import SharedBase
 
@@ -19,13 +25,14 @@ class Models(Protocol):
         """Frozen."""
 
     def critic(self) -> Critic:
-        """A trainable copy of the reward model (App. C.4); of an ensemble, of its first member."""
+        """A trainable copy of the reward model (App. C.4), of an ensemble's first member; without one,
+        of the start of PPO."""
 
 
 class WholeModels:
     """Each with weights of its own."""
 
-    def __init__(self, start: Path, reward_model: Path) -> None:
+    def __init__(self, start: Path, reward_model: Path | None) -> None:
         self._start, self._reward_model = start, reward_model
 
     def language_model(self, *, trainable: bool = False) -> Any:
@@ -35,10 +42,13 @@ class WholeModels:
 
     def reward_model(self) -> Scorer:
         """From its folder."""
+        assert self._reward_model is not None
         return load_scorer(self._reward_model)
 
     def critic(self) -> Critic:
-        """From the same."""
+        """From the same, else from the start."""
+        if self._reward_model is None:
+            return critic_from_policy(load_causal_lm(self._start))
         return critic_from(load_reward_model(first_member(self._reward_model)))
 
 
@@ -49,7 +59,7 @@ class AdaptedModels:
     model has an adapter and a head, the critic trainable copies of both.
     """
 
-    def __init__(self, base: Path, start: Path, reward_model: Path) -> None:
+    def __init__(self, base: Path, start: Path, reward_model: Path | None) -> None:
         self._base = SharedBase(base)
         self._start, self._reward_model = start, reward_model
 
@@ -59,9 +69,12 @@ class AdaptedModels:
 
     def reward_model(self) -> RewardModel:
         """The base with the reward model's adapter and head."""
+        assert self._reward_model is not None
         return RewardModel(self._base.classifier(self._reward_model))
 
     def critic(self) -> Critic:
-        """The same, to be trained."""
+        """The same, to be trained; else the base with SFT's adapter and a new head."""
+        if self._reward_model is None:
+            return critic_from_policy(self._base.causal_lm(self._start, trainable=True))
         network = self._base.classifier(self._reward_model, trainable=True)
         return critic_from(RewardModel(network))

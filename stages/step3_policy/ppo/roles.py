@@ -278,7 +278,8 @@ class CriticRole:
 class Roles:
     """Who takes part, in this process or in groups. The engine samples with the policy's weights.
 
-    critic: None where the advantages need none. judge: a reward model that training does not
+    critic: None where the advantages need none. reward_model: None where there is none that reads
+    the policy's tokens. judge: a reward model that training does not
     maximise, where there is one to choose the kept weights by. text_rewards: what the reward has
     beside the reward model; they run in the stage's own process.
     """
@@ -286,7 +287,7 @@ class Roles:
     policy: "PolicyRole | PolicyGroup"
     ref_policy: "ReferenceRole | ReferenceGroup"
     critic: "CriticRole | CriticGroup | None"
-    reward_model: "RewardRole | RewardGroup"
+    reward_model: "RewardRole | RewardGroup | None"
     engine: RolloutEngine
     judge: "RewardRole | RewardGroup | None" = None
     text_rewards: TextRewards | None = None

@@ -32,7 +32,7 @@ def score(
         RewardError: a component failed, or gave a score that is no finite number.
     """
     of_model, apart = None, None
-    if config.reward.reads_model:
+    if roles.reward_model is not None:
         of_model, apart = roles.reward_model.scores_and_disagreements(batch)
     of_texts = {}
     if roles.text_rewards is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from reward.text_model import reads_tokens_of
 from stages.contracts import Context, Report
 from stages.lm.backends.base import copy_weights
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
@@ -25,23 +26,23 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     config: PpoConfig,
     *,
     ppo_init: Path,
-    reward_model: Path,
     prompts: Path,
     text: Path,
     out: Path,
     context: Context,
+    reward_model: Path | None = None,
     judge: Path | None = None,
     base: Path | None = None,
 ) -> Report:
     """Train the policy from `ppo_init`; `model/` the selected weights, `ema/` their average.
 
-    judge: a second reward model, for `select=proxy_judge`. base: on which the adapters of the
-    others lie, with `peft=lora`.
+    reward_model: None where the reward has none. judge: a second one, for `select=proxy_judge`.
+    base: on which the adapters of the others lie, with `peft=lora`.
     """
     tokenizer = load_tokenizer(ppo_init / "model")
     folders = Folders(
         start=ppo_init / "model",
-        reward_model=reward_model / "model",
+        **reward_model_folder(reward_model, tokenizer),
         judge=judge and judge / "model",
         base=base and base / "model",
     )
@@ -62,6 +63,16 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
         "validation_prompts_too_long": float(data.validation.too_long),
     }
     return Report(metrics=metrics, contract=contract | of_base)
+
+
+def reward_model_folder(reward_model: Path | None, tokenizer: Any) -> dict[str, Path]:
+    """Which of the `Folders` it is: one that reads the policy's tokens, or one that reads text."""
+    if reward_model is None:
+        return {}
+    folder = reward_model / "model"
+    if reads_tokens_of(folder, tokenizer):
+        return {"reward_model": folder}
+    return {"text_reward_model": folder}
 
 
 def write_policy(
