@@ -118,3 +118,24 @@ def test_a_name_that_is_not_there_is_told_before_any_work(mine: Path) -> None:
     assert not faults
     (fault,) = run_faults(plan, mine / "runs" / "run")
     assert fault.got == "the module rewards_for_tests has no brevty"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "do"),
+    [
+        (["+align.reward.clip=3"], "set reward.KEY"),
+        (["align=dpo", "reward=sum"], "leave reward out"),
+        (["align=best_of_n", "reward.clip=3"], "leave reward out"),
+    ],
+)
+def test_a_reward_that_nobody_maximises_is_refused(overrides: list[str], do: str) -> None:
+    with pytest.raises((UserError, FaultsError)) as caught:
+        compose(overrides)
+    assert do in str(caught.value)
+
+
+def test_a_run_without_a_reward_model_plans_no_comparison(tmp_path: Path) -> None:
+    plan, faults = plan_of(tmp_path, "+experiment=tiny", "reward=rules")
+    assert not faults
+    assert list(plan.stages)[-2:] == ["policy", "evaluation"]
+    assert not {"completions", "comparisons", "reward_model"} & plan.stages.keys()

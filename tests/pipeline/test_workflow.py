@@ -6,10 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workflow import Selection, Stage, descendants, graph_faults, select, workflow
+from pipeline.workflow import (
+    Selection,
+    Stage,
+    descendants,
+    graph_faults,
+    reads_as_text,
+    select,
+    workflow,
+)
+from reward.config import ModelTerm, RewardConfig
 from stages.contracts import StageConfig
+from stages.lm.peft.config import PeftKind
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
 from stages.step3_policy.ppo.config import PpoConfig, Select
+from stages.step4_evaluation.config import EvaluationConfig
 from tests.pipeline.toys import ToyConfig, toy_graph
 
 ASSETS = (
@@ -65,6 +76,24 @@ def test_parents_come_first_and_only_what_the_target_needs() -> None:
     assert selected[-1] == "reward_model"
     assert selected.index("base") < selected.index("sft") < selected.index("comparisons")
     assert not {"policy", "ppo_init", "evaluation"} & set(selected)
+
+
+def test_without_a_reward_model_nothing_is_compared() -> None:
+    """Neither the policy nor the evaluation reads one; who asks for it by name still gets it."""
+    rules = RewardConfig(model=ModelTerm(weight=0.0), functions={"mine.brevity": 1.0})
+    graph = real(PpoConfig(reward=rules))
+    assert graph_faults(graph, Selection()) == []
+    assert not {"completions", "comparisons", "reward_model"} & set(select(graph, Selection()))
+    assert "reward_model" in select(graph, Selection(to_stage="reward_model"))
+    (unused,) = graph_faults(graph, Selection(given={"reward_model": "somewhere"}))
+    assert unused.got == "reward_model"
+
+
+def test_who_may_read_a_reward_model_of_another_tokenizer() -> None:
+    assert reads_as_text(PpoConfig())
+    assert reads_as_text(EvaluationConfig())
+    assert not reads_as_text(PpoConfig(peft=PeftKind.lora))
+    assert not reads_as_text(BestOfNConfig())
 
 
 def test_a_judge_is_given_never_made() -> None:

@@ -42,7 +42,7 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     tokenizer = load_tokenizer(ppo_init / "model")
     folders = Folders(
         start=ppo_init / "model",
-        **reward_model_folder(reward_model, tokenizer),
+        **reward_model_folder(reward_model, tokenizer, base),
         judge=judge and judge / "model",
         base=base and base / "model",
     )
@@ -65,12 +65,17 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     return Report(metrics=metrics, contract=contract | of_base)
 
 
-def reward_model_folder(reward_model: Path | None, tokenizer: Any) -> dict[str, Path]:
-    """Which of the `Folders` it is: one that reads the policy's tokens, or one that reads text."""
+def reward_model_folder(
+    reward_model: Path | None, tokenizer: Any, base: Path | None
+) -> dict[str, Path]:
+    """Which of the `Folders` it is: one that reads the policy's tokens, or one that reads text.
+
+    With adapters it lies on the policy's base, or is refused.
+    """
     if reward_model is None:
         return {}
     folder = reward_model / "model"
-    if reads_tokens_of(folder, tokenizer):
+    if base is not None or reads_tokens_of(folder, tokenizer):
         return {"reward_model": folder}
     return {"text_reward_model": folder}
 

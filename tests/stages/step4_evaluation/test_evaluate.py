@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from reward.config import FinishedRule, ModelTerm, RewardConfig, RulesConfig
 from reward.model import load_reward_tokenizer, new_reward_model, save_reward_model
+from reward.text_model import TextRewardModel
 from stages.contracts import Context, GoldKind, InterruptedRunError, Journal, UserError
 from stages.lm.loading import load_causal_lm, load_tokenizer
 from stages.lm.tokens import encode_document
@@ -19,6 +21,7 @@ from stages.step4_evaluation.config import EvaluationConfig
 from stages.step4_evaluation.evaluate import model_folders, policy_kl, run
 from stages.step4_evaluation.pretraining import read_documents, text_loss
 from stages.world.gold import gold_reward
+from tests.reward.test_text_model import write_reward_model
 
 SMALL = {
     "num_prompts": 8,
@@ -255,3 +258,36 @@ def test_enough_text_is_read_in_whole_documents(world: Path) -> None:
     assert documents[0][-1] == encode_document(tokenizer, "one")[-1]
     with pytest.raises(UserError, match="pretrain_tokens"):
         read_documents(path, tokenizer, num_tokens=10**6, max_length=64)
+
+
+def test_without_a_reward_model_the_reward_is_the_proxy(
+    assets: dict[str, Path], tmp_path: Path
+) -> None:
+    """The share of responses that ended, as the rule says. Mutation: gold as the proxy."""
+    rules = RewardConfig(
+        model=ModelTerm(weight=0.0), rules=RulesConfig(finished=FinishedRule(weight=2.0))
+    )
+    others = {k: p for k, p in assets.items() if k not in ("reward_model", "comparisons")}
+    figures = evaluate(others, tmp_path, reward=rules)
+    for model in ("policy", "sft", "base"):
+        ended = figures[f"evaluation.{model}_eos_rate"]
+        assert figures[f"evaluation.{model}_proxy_mean"] == pytest.approx(2 * ended)
+    assert not [name for name in figures if name.startswith("reward_model.")]
+    assert not (tmp_path / "calibration.json").exists()
+
+
+def test_a_reward_model_of_another_tokenizer_is_given_text(
+    assets: dict[str, Path], tmp_path: Path
+) -> None:
+    """The figures of its own labels and the proxies are there, by its own reading."""
+    foreign = write_reward_model(tmp_path / "foreign", "three two one write say about the a")
+    figures = evaluate(assets | {"reward_model": foreign.parent}, tmp_path / "out")
+    assert {"reward_model.accuracy_labels", "reward_model.accuracy_gold"} <= set(figures)
+    rows = read_table(assets["prompts"] / "test.parquet", Prompt)[:3]
+    samples = json.loads((tmp_path / "out" / "samples.json").read_text())
+    scores = TextRewardModel(foreign)(
+        [row.prompt for row in rows],
+        [sample["policy"] for sample in samples],
+        [sample["policy_finished"] for sample in samples],
+    )
+    assert [sample["policy_proxy"] for sample in samples] == pytest.approx(scores, abs=1e-5)
