@@ -7,7 +7,8 @@ tokenizer, exactly as where it was trained.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reward.model import load_reward_model, load_reward_tokenizer
+from reward.ensemble import first_member, load_scorer, single_models
+from reward.model import load_reward_tokenizer
 from reward.scoring import score_responses
 from reward.text_rewards import RewardError
 from stages.lm.loading import load_tokenizer, text_contract
@@ -22,16 +23,21 @@ SAME_TEXT = ("tokenizer_sha256", "chat_template_sha256", "eos_token_id")
 
 def reads_tokens_of(reward_model: Path, tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether these tokens mean the same to the reward model, the chat template's among them."""
-    own, other = (text_contract(t, 0) for t in (load_tokenizer(reward_model), tokenizer))
+    own, other = (text_contract(t, 0) for t in (_tokenizer(reward_model), tokenizer))
     return all(own[name] == other[name] for name in SAME_TEXT)
 
 
+def _tokenizer(reward_model: Path) -> "PreTrainedTokenizerBase":
+    """Of an ensemble's first member, where it is one."""
+    return load_tokenizer(first_member(reward_model))
+
+
 class TextRewardModel:
-    """The reward model in a folder as a `TextReward`: its normalised scores, in float32."""
+    """A saved reward model (or ensemble) as a `TextReward`: normalised scores, float32."""
 
     def __init__(self, folder: Path) -> None:
-        self.model = load_reward_model(folder).requires_grad_(False)
-        self.tokenizer = load_reward_tokenizer(folder)
+        self.model = load_scorer(folder).requires_grad_(False)
+        self.tokenizer = load_reward_tokenizer(first_member(folder))
 
     def __call__(
         self, prompts: list[list[Message]], responses: list[str], finished: list[bool]
@@ -46,7 +52,8 @@ class TextRewardModel:
             encode_response(self.tokenizer, response, finished=ended)
             for response, ended in zip(responses, finished, strict=True)
         ]
-        limit = self.model.network.config.get_text_config().max_position_embeddings
+        configs = [one.network.config.get_text_config() for one in single_models(self.model)]
+        limit = min(config.max_position_embeddings for config in configs)
         lengths = [len(p) + len(r) for p, r in zip(asked, answers, strict=True)]
         if long := [row for row, length in enumerate(lengths) if length > limit]:
             cause = f"{lengths[long[0]]} of its tokens, its context has {limit}"

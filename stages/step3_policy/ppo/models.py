@@ -25,8 +25,10 @@ class Models(Protocol):
         """Frozen."""
 
     def critic(self) -> Critic:
-        """A trainable copy of the reward model (App. C.4), of an ensemble's first member; without one,
-        of the start of PPO."""
+        """A trainable copy of the reward model (App. C.4), or of an ensemble's first member.
+
+        Without one: of the start of PPO, with a head of 0.
+        """
 
 
 class WholeModels:
