@@ -99,8 +99,9 @@ def test_it_joins_a_sum_under_its_own_name(ppo_inputs: dict[str, Path], tmp_path
     from stages.step3_policy.ppo.data import load_data
 
     roles = load_roles(config, Folders(start=start, text_reward_model=foreign))
-    data = load_data(config, load_tokenizer(start), ppo_inputs["prompts"], ppo_inputs["text"])
-    loop = PpoLoop(roles=roles, data=data, config=config, context=Context.at(tmp_path / "loop"))
+    context, tokenizer = Context.at(tmp_path / "loop"), load_tokenizer(start)
+    data = load_data(config, tokenizer, ppo_inputs["prompts"], ppo_inputs["text"], context)
+    loop = PpoLoop(roles=roles, data=data, config=config, context=context)
     figures = loop.iterate(0, 0.02)
     expected = (
         2 * figures["rollout/reward/model_mean"] - figures["rollout/reward/rules.length_mean"]
