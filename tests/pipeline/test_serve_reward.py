@@ -208,12 +208,12 @@ def test_ppo_learns_from_a_served_reward_model(
     remote = RemoteConfig(weight=1.0, url=started.url, batch_size=4)
     config = small_config(reward=RewardConfig(model=ModelTerm(weight=1e-9), remote=remote))
     start = inputs["ppo_init"] / "model"
-    tokenizer = load_tokenizer(start)
+    tokenizer, context = load_tokenizer(start), Context.at(tmp_path)
     loop = PpoLoop(
         roles=load_roles(config, folders_of(inputs)),
-        data=load_data(config, tokenizer, inputs["prompts"], inputs["text"]),
+        data=load_data(config, tokenizer, inputs["prompts"], inputs["text"], context),
         config=config,
-        context=Context.at(tmp_path),
+        context=context,
     )
     prompts, rollouts = loop.sample(0)
     experience = make_experience(loop.roles, prompts, rollouts, config, 0.0)
