@@ -9,6 +9,7 @@ from stages.contracts import UserError
 
 COMMANDS = {
     "run": "run the workflow; only what is missing is executed",
+    "data": "print and draw the data that a run would train on",
     "plan": "show what a run would do and why, without doing it",
     "runs": "list the runs",
     "show": "show one run: config, stages, figures, lineage",

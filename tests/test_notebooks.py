@@ -11,9 +11,9 @@ from tests.pipeline.example_run import write_example_run
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
-def executed(folder: Path) -> nbformat.NotebookNode:
+def executed(folder: Path, name: str = "reward_curves") -> nbformat.NotebookNode:
     """The notebook after a run in `folder`; an error in a cell raises."""
-    notebook = nbformat.read(NOTEBOOKS / "reward_curves.ipynb", as_version=4)
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     client = NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(folder)}})
     return client.execute()
 
@@ -45,6 +45,22 @@ def test_reward_curves_finds_the_peak_of_an_over_optimised_run(tmp_path):
         if "image/png" in output.get("data", {})
     ]
     assert len(pictures) == 3
+
+
+def test_data_tour_accounts_for_every_row(tmp_path):
+    """62 rows: one without answers, one said twice, 60 kept; all rankings have K = 3."""
+    notebook = executed(tmp_path, "data_tour")
+    said = texts(notebook)
+    assert "rankings.jsonl" in said.split("field")[0]
+    figures = dict(line.split() for line in said.splitlines() if len(line.split()) == 2)
+    assert float(figures["rows_in"]) == 62
+    assert float(figures["dropped_identical"]) == 1
+    kept = float(figures["train_rows"]) + float(figures["validation_rows"])
+    dropped = sum(float(v) for k, v in figures.items() if k.startswith("dropped_"))
+    assert kept + dropped == 62
+    assert float(figures["labelers"]) == 4
+    assert "<user>" in said
+    assert "<eos>" in said
 
 
 def test_notebooks_are_kept_without_outputs():

@@ -48,6 +48,17 @@ def seconds(value: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{value:.1f} s"
 
 
+def said(value: Any) -> str:
+    """A figure in few characters; of a length its mean, median and maximum."""
+    if isinstance(value, Mapping) and "median" in value:
+        return f"{value['mean']:,.1f} / {value['median']:,.0f} / {value['max']:,.0f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {number}" for name, number in value.items()) or "–"
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
+
+
 def _beside(name: str, shown: Callable[[float], str], words: str) -> Callable[[Figures], str]:
     return lambda figures: f"{words} {shown(figures[name])}" if name in figures else ""
 

@@ -52,8 +52,9 @@ class Origin:
 
     def metrics(self) -> dict[str, float]:
         """Rows read, kept, dropped by reason."""
-        figures = self.ledger.metrics() if self.ledger else {}
-        figures |= {
+        if self.ledger is None:
+            return {}
+        figures = self.ledger.metrics() | {
             "rows_in": float(sum(account.rows for account in self.accounts.values())),
             "rows_used": float(sum(account.used for account in self.accounts.values())),
         }
@@ -116,6 +117,8 @@ def markdown(card: Mapping[str, Any]) -> str:
 
 
 def _said(value: Any) -> str:
+    if isinstance(value, Mapping) and "median" in value:
+        value = {name: number for name, number in value.items() if name != "quantiles"}
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_said(item)}" for name, item in value.items()) or "none"
     return f"{value:.3g}" if isinstance(value, float) and value < 100 else f"{value}"

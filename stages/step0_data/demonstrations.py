@@ -6,6 +6,7 @@ from random import Random
 from stages.contracts import Context, Report
 from stages.records.schemas import Demonstration
 from stages.records.tables import write_table
+from stages.step0_data.card import Origin, write_card
 from stages.step0_data.config import DemonstrationsConfig
 from stages.world.gold import gold_reward
 from stages.world.prompts import draw_demonstrations
@@ -26,6 +27,7 @@ def run(config: DemonstrationsConfig, *, out: Path, context: Context) -> Report:
         )
         write_table(out / f"{split}.parquet", records)
         metrics |= {f"{split}_{name}": value for name, value in _figures(records).items()}
+    write_card(out, Demonstration, Origin(source=config))
     return Report(metrics=metrics)
 
 

@@ -6,6 +6,7 @@ from random import Random
 from stages.contracts import Context, Report
 from stages.records.schemas import Prompt
 from stages.records.tables import write_table
+from stages.step0_data.card import Origin, write_card
 from stages.step0_data.config import PromptsConfig
 from stages.world.prompts import draw_prompts
 
@@ -28,6 +29,7 @@ def run(config: PromptsConfig, *, out: Path, context: Context) -> Report:
         prompts = draw_prompts(rng, number, split=split, held_out=split != "train")
         write_table(out / f"{split}.parquet", prompts)
         metrics |= {f"{split}_{name}": value for name, value in _figures(prompts).items()}
+    write_card(out, Prompt, Origin(source=config))
     return Report(metrics=metrics)
 
 

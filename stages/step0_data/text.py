@@ -6,6 +6,7 @@ from random import Random
 from stages.contracts import Context, Report
 from stages.records.schemas import Text
 from stages.records.tables import write_table
+from stages.step0_data.card import Origin, write_card
 from stages.step0_data.config import TextConfig
 from stages.world.text import write_document
 
@@ -22,4 +23,5 @@ def run(config: TextConfig, *, out: Path, context: Context) -> Report:
         write_table(out / f"{split}.parquet", documents)
         metrics[f"{split}_documents"] = float(number)
         metrics[f"{split}_words"] = float(sum(len(d.text.split()) for d in documents))
+    write_card(out, Text, Origin(source=config))
     return Report(metrics=metrics)
