@@ -103,6 +103,7 @@ def test_the_workflow_runs_from_local_files_alone(tmp_path: Path) -> None:
     assert rows["rows_in"] == kept + sum(v for k, v in rows.items() if k.startswith("dropped_"))
     too_long = [summary["policy"][f"{split}_prompts_too_long"] for split in ("train", "validation")]
     assert sum(too_long) + summary["evaluation"]["prompts_too_long"] == 1
+    assert 0 < summary["evaluation"]["pretrain_tokens"] < 400  # all there is
     assert "policy_win_rate_vs_sft" not in summary["evaluation"]
     assert 0 <= summary["evaluation"]["policy_proxy_win_rate_vs_sft"] <= 1
     assert "by the reward model it was trained on" in said.replace("\n", " ")

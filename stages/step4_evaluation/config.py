@@ -28,8 +28,8 @@ class EvaluationConfig(StageConfig):
     the models answer; greedy: the likeliest token each time. max_response_tokens: where a response
     is cut. reward_model_prompts, completions_per_prompt: the SFT samples on which the reward
     model's order is compared with gold. pretrain_tokens: at least so many tokens of validation
-    text, whole documents. confidence: of the win rate's interval over prompts. num_samples: rows of
-    samples.json. reward: the proxy where there is no reward model.
+    text, whole documents, or all there are. confidence: of the win rate's interval over prompts.
+    num_samples: rows of samples.json. reward: the proxy where there is no reward model.
     """
 
     num_prompts: int = 1024

@@ -104,7 +104,8 @@ def _examine(
         max_length=exam.config.max_length,
     )
     context.journal.start(len(folders) + 1, "models")
-    results = Results(start=_start(folders))
+    predicted = sum(len(document) - 1 for document in documents)
+    results = Results(start=_start(folders), pretrain_tokens=predicted)
     for done, (name, folder) in enumerate(folders.items(), start=1):
         model = load_causal_lm(folder)
         results.answers[name] = _answer(exam, model, name, policy)

@@ -29,6 +29,7 @@ class Results:
     """What was measured of each model, by its name. start: the model the policy began as."""
 
     start: str
+    pretrain_tokens: int = 0  # on which the losses were measured
     answers: dict[str, Answers] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)  # pretraining text, nats per token
 
@@ -42,6 +43,7 @@ class Results:
         for ours, theirs in (("sft", "base"), ("policy", "sft"), ("ema", "sft")):
             if ours in answers:
                 figures |= self._compare(ours, theirs, confidence)
+        figures["pretrain_tokens"] = float(self.pretrain_tokens)
         figures["pretrain_loss_delta"] = self.losses["policy"] - self.losses[self.start]
         return figures
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from stages.contracts import UserError
 from stages.lm.batching import micro_batches
 from stages.lm.logprobs import document_loss
 from stages.lm.tokens import encode_document
@@ -22,7 +21,7 @@ TOKENS_PER_FORWARD = 8_192
 def read_documents(
     path: Path, tokenizer: "PreTrainedTokenizerBase", *, num_tokens: int, max_length: int
 ) -> list[list[int]]:
-    """The first documents of a text table that hold `num_tokens` predicted tokens or more.
+    """The first documents of a text table that hold `num_tokens` predicted tokens, or all of them.
 
     A document's first token is given, not predicted; longer documents are cut at `max_length`.
     """
@@ -33,12 +32,6 @@ def read_documents(
             break
         documents.append(encode_document(tokenizer, row.text)[:max_length])
         predicted += len(documents[-1]) - 1
-    if predicted < num_tokens:
-        raise UserError(
-            "too little validation text to measure the loss on",
-            got=f"{predicted} tokens in {path}",
-            do=f"lower evaluation.pretrain_tokens from {num_tokens}, or bring more text",
-        )
     return documents
 
 
