@@ -275,7 +275,7 @@ def test_training_finds_what_is_rewarded(make_loop: Callable[..., PpoLoop]) -> N
         missing_eos=MissingEos.none,
     )
     (cat,) = encode_text(loop.data.tokenizer, "cat")
-    loop.roles.reward_model.scores = lambda batch: cats_in(batch, cat)
+    loop.roles.reward_model.scores_and_disagreements = lambda batch: (cats_in(batch, cat), None)
     scores = [loop.iterate(iteration, 0.0)["rollout/score_mean"] for iteration in range(15)]
     assert scores[-1] > scores[0] + 1.0
 
