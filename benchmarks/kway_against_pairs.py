@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="store, tables and models")
     parser.add_argument("--comparisons", type=int, default=1000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--rates", type=float, nargs="+", default=[2.5e-4, 5e-4, 1e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3])
     parser.add_argument("--tuning-seed", type=int, default=100)
     parser.add_argument("--overrides", nargs="*", default=[], help="of the pipeline's run")
     options = parser.parse_args()
