@@ -10,7 +10,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, 
 from enum import Enum
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
@@ -117,7 +117,7 @@ def _keys_below(schema: type, path: str) -> Iterator[str]:
         yield key
         options = VARIANTS.get(key, {"": hint}).values()
         for option in options:
-            if _is_group(option):
+            if _is_group(option) and get_origin(option) is not dict:
                 yield from _keys_below(option, key)
 
 
@@ -181,8 +181,22 @@ class _Walk:
         groups = {name: hint for name, hint in hints.items() if _is_group(hint)}
         values = self._leaves(tree, {n: h for n, h in hints.items() if n not in groups}, path)
         for name, hint in groups.items():
-            values[name] = self.build(tree.get(name), hint, _join(path, name))
+            one = self._table if get_origin(hint) is dict else self.build
+            values[name] = one(tree.get(name), hint, _join(path, name))
         return self._construct(schema, values, path) if len(self.faults) == before else None
+
+    def _table(self, tree: Any, hint: Any, path: str) -> Any:
+        """Groups of one kind by names of the user's; what one leaves out has its default."""
+        if not isinstance(tree, Mapping):
+            return self._not_a_group(tree, path)
+        _, schema = get_args(hint)
+        filled = {
+            str(name): {**defaults_of(schema), **entry} if isinstance(entry, Mapping) else entry
+            for name, entry in tree.items()
+        }
+        return {
+            name: self.build(entry, schema, _join(path, name)) for name, entry in filled.items()
+        }
 
     def check_scale(self, tree: Any, known: Mapping[str, Any], path: str) -> None:
         """Unknown keys of `scale`; wrong values show where they are interpolated."""

@@ -115,13 +115,16 @@ def plain(value: Any, keep: Keep = _affects_result) -> Any:
 
 
 def external_digests(config: StageConfig) -> dict[str, str]:
-    """Digest of the content behind every `external_input` and `external_code` field that is set.
+    """Digest of the content behind every `external_input` and `external_code` field that is set,
+    and of the modules that the config names.
 
     Raises:
         UserError: a file, folder or module that is not there.
     """
     files = {key: content_digest(Path(path), key) for key, path in _external_paths(config)}
-    return files | {f"{key}.{name}": code_digest(name, key) for key, name in _external_code(config)}
+    code = {f"{key}.{name}": code_digest(name, key) for key, name in _external_code(config)}
+    named = {f"module {name}": code_digest(f"{name}.", "adapter") for name in config.modules()}
+    return files | code | named
 
 
 def content_digest(path: Path, key: str) -> str:
@@ -129,7 +132,7 @@ def content_digest(path: Path, key: str) -> str:
     if path.is_file():
         return file_digest(path)
     files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
-    files = files or {Path(name).name: Path(name) for name in glob(str(path), recursive=True)}
+    files = files or {name: Path(name) for name in glob(str(path), recursive=True)}
     if not files and not path.is_dir():
         raise UserError(
             f"{key} names nothing", got=str(path), do="give a file or folder that exists"
@@ -163,10 +166,19 @@ def file_digest(path: Path) -> str:
 def _external_paths(config: Any, prefix: str = "") -> Iterator[tuple[str, str | Path]]:
     for spec in fields(config):
         value = getattr(config, spec.name)
-        if is_dataclass(value):
-            yield from _external_paths(value, f"{prefix}{spec.name}.")
-        elif _is_external(spec) and value:
+        for name, part in _parts(value):
+            yield from _external_paths(part, f"{prefix}{spec.name}.{name}")
+        if _is_external(spec) and value:
             yield f"{prefix}{spec.name}", value
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """The dataclasses that a value is, or that it holds by name; what stands before their keys."""
+    if is_dataclass(value):
+        yield "", value
+    elif isinstance(value, Mapping):
+        held = ((f"{name}.", item) for name, item in value.items())
+        yield from ((name, item) for name, item in held if is_dataclass(item))
 
 
 def _external_code(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

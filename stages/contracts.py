@@ -86,6 +86,10 @@ class StageConfig:
         """What the result depends on beside the config, its files and imported code, by name."""
         return {}
 
+    def modules(self) -> list[str]:
+        """Modules that the stage imports by a name in its config; their code counts as well."""
+        return []
+
     def worker_groups(self) -> "list[GroupShape]":
         """The processes that the stage wants beside its own."""
         return []

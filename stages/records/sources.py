@@ -34,10 +34,12 @@ class SourceConfig:
     options: dict[str, Any] = field(default_factory=dict)
     on_bad_row: OnBadRow = OnBadRow.error
     max_row_bytes: int = 16 * 2**20  # a longer line or row is a bad row, so memory stays bounded
-    weight: float = 1.0  # of this source in a mixture
+    weight: float | None = None  # of this source in a mixture; none has one: all rows of all
 
     def __post_init__(self) -> None:
-        check_positive(self, "max_row_bytes", "weight")
+        check_positive(self, "max_row_bytes")
+        if self.weight is not None:
+            check_positive(self, "weight")
 
     def check(self) -> None:
         """Raises UserError for a source that names no data."""

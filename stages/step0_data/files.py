@@ -43,7 +43,7 @@ def text(config: FilesConfig, *, out: Path, context: Context) -> Report:
 def _make(config: FilesConfig, kind: type[R], out: Path, context: Context) -> Report:
     accounts: dict[str, Account] = {}
     rows = _told(_rows(config, kind, accounts), context)
-    ledger = prepare(rows, kind, config.rules, config.seed, out)
+    ledger = prepare(rows, kind, config.rules, config.seed, out, config.weights())
     origin = Origin(source=config, accounts=accounts, ledger=ledger)
     figures = write_card(out, kind, origin)
     return Report(metrics=figures)
@@ -51,11 +51,11 @@ def _make(config: FilesConfig, kind: type[R], out: Path, context: Context) -> Re
 
 def _rows(config: FilesConfig, kind: type[R], accounts: dict[str, Account]) -> Iterator[Sourced[R]]:
     """All records, each with the split it came with; `accounts` fills while they are read."""
-    for split, source in config.sources():
+    for name, split, source in config.sources():
         loaded = read_source(source, kind)
-        accounts[split or "all"] = loaded.account
+        accounts[f"{name} {split or 'all'}"] = loaded.account
         for record in loaded:
-            yield Sourced(record=record, source=config.adapter, split=split)
+            yield Sourced(record=record, source=name, split=split)
 
 
 def _told(rows: Iterator[Sourced[R]], context: Context) -> Iterator[Sourced[R]]:

@@ -246,3 +246,18 @@ def test_all_keys_holds_variants_and_the_scale() -> None:
     known = all_keys()
     for key in ("align.kl_coef", "align.beta", "align.n", "scale.ppo.iterations", "data.text.seed"):
         assert key in known
+
+
+def test_sources_of_a_mixture_are_groups_by_names_of_ones_own(tmp_path: Path) -> None:
+    """A key that one leaves out has its default; a wrong one is told with the nearest."""
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    key = "data.demonstrations"
+    first = ["data/demonstrations=generic", f"{key}.path={tmp_path}/rows.jsonl", f"{key}.weight=1"]
+    second = f"adapter: alpaca, path: {tmp_path}/rows.jsonl, weight: 2"
+    config = compose([*first, f"{key}.others={{more: {{{second}}}}}"])
+    assert config.data.demonstrations.weights() == {"generic": 1.0, "more": 2.0}
+    assert config.data.demonstrations.others["more"].on_bad_row == "error"
+    with pytest.raises(FaultsError, match=r"others\.more\.wieght.*(?s:.*)others\.more\.weight"):
+        compose([*first, f"{key}.others={{more: {{{second}, wieght: 3}}}}"])
+    with pytest.raises(FaultsError, match="is a group of settings"):
+        compose([*first, f"{key}.others={{more: 3}}"])

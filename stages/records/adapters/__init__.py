@@ -35,6 +35,11 @@ ADAPTERS = {
 }
 
 
+def adapter_module(name: str) -> str:
+    """The module behind a name of ADAPTERS, or of `module:Class`; it need not be there."""
+    return ADAPTERS.get(name, name).partition(":")[0]
+
+
 def adapter_class(name: str) -> type[Adapter]:
     """The class behind a name of ADAPTERS, or behind the import path `module:Class`.
 

@@ -1,7 +1,8 @@
 """From a stream of records to the tables of the splits, with every row accounted for.
 
     records ─► rules of one row ─► a table on disk, and columns of hashes in memory
-            ─► rules of rows together ─► split ─► contamination ─► train, validation, test
+            ─► rules of rows together ─► split ─► shares of sources ─► contamination
+            ─► train, validation, test
 
 Memory does not grow with the texts: some 50 bytes a row (550 with near duplicates) stay in it.
 Rows in = rows out + dropped, reason by reason. Which rows stay depends on the seed and the rows,
@@ -24,11 +25,13 @@ from stages.step0_data.rules import decisions
 from stages.step0_data.rules.columns import OPEN, SPLITS, Columns, ColumnsBuilder
 from stages.step0_data.rules.config import RulesConfig
 from stages.step0_data.rules.contamination import HeldOutPrompts
+from stages.step0_data.rules.mixing import over_share
 from stages.step0_data.rules.row_rules import DroppedRow, RowRules
 from stages.step0_data.rules.splits import assign_splits
 from stages.step0_data.rules.views import prompt_text
 
 EXAMPLES_EACH = 5  # rows shown for each reason
+OVER = "over_its_share"  # of a mixture
 EXCERPT = 300  # characters of a prompt in an example
 
 
@@ -78,10 +81,17 @@ class Ledger:
         }
 
 
-def prepare(
-    rows: Iterable[Sourced[R]], kind: type[R], config: RulesConfig, seed: int, out: Path
+def prepare(  # what comes in, what is done with it, where it goes
+    rows: Iterable[Sourced[R]],
+    kind: type[R],
+    config: RulesConfig,
+    seed: int,
+    out: Path,
+    weights: Mapping[str, float] | None = None,
 ) -> Ledger:
     """Write `out/train.parquet`, and validation and test where the config or a source has them.
+
+    weights: of the sources by name, where they are mixed in proportion.
 
     Raises:
         UserError: no row is left, or a split stays empty.
@@ -90,6 +100,8 @@ def prepare(
     spool = _Spool(out / "rows.parquet", kind)
     columns = spool.fill(rows, RowRules(config), ColumnsBuilder(config, seed), ledger)
     fates = decide(columns, config, seed)
+    if weights:
+        fates.drop(over_share(columns, fates.there(), fates.split, spool.sources, weights), OVER)
     held_out = _index_held_out(spool, fates, config)
     _write_splits(spool, fates, held_out, config, ledger, out)
     ledger.contaminated = held_out.figures()
@@ -112,10 +124,19 @@ class Fates:
     split: np.ndarray
     reason: dict[int, str]
 
-    def splits(self) -> list[str]:
-        """The splits that any row is in."""
+    def there(self) -> np.ndarray:
+        """(rows,) bool: which rows stay."""
         stay = np.ones(len(self.split), bool)
         stay[list(self.reason)] = False
+        return stay
+
+    def drop(self, gone: np.ndarray, reason: str) -> None:
+        """Let rows (rows,) bool go."""
+        self.reason.update(dict.fromkeys(np.flatnonzero(gone).tolist(), reason))
+
+    def splits(self) -> list[str]:
+        """The splits that any row is in."""
+        stay = self.there()
         return [name for i, name in enumerate(SPLITS) if (stay & (self.split == i)).any()]
 
 
@@ -149,7 +170,7 @@ class _Spool(Generic[R]):
     def __init__(self, path: Path, kind: type[R]) -> None:
         self.path = path
         self.kind: type[R] = kind
-        self._sources: list[str] = []
+        self.sources: list[str] = []
 
     def fill(
         self,
@@ -168,10 +189,10 @@ class _Spool(Generic[R]):
                     ledger.drop(dropped.reason, row)
                     continue
                 columns.add(record, OPEN if row.split is None else SPLITS.index(row.split))
-                self._sources.append(row.source)
+                self.sources.append(row.source)
                 table.add(record)
         ledger.changed = rules.changed
-        if not self._sources:
+        if not self.sources:
             raise UserError(
                 "no row is left",
                 got=f"{ledger.read} rows read; left out: {dict(ledger.dropped) or 'none'}",
@@ -181,7 +202,7 @@ class _Spool(Generic[R]):
 
     def __iter__(self) -> Iterator[tuple[int, Sourced[R]]]:
         for number, record in enumerate(iterate_table(self.path, self.kind)):
-            yield number, Sourced(record=record, source=self._sources[number])
+            yield number, Sourced(record=record, source=self.sources[number])
 
 
 def _index_held_out(spool: _Spool[R], fates: Fates, config: RulesConfig) -> HeldOutPrompts:
@@ -225,8 +246,7 @@ def _write_splits(
 
 def _users(columns: Columns, fates: Fates) -> dict[str, int]:
     """Users by split, where rows name any."""
-    stay = columns.user != 0
-    stay[list(fates.reason)] = False
+    stay = fates.there() & (columns.user != 0)
     counts = {
         name: len(np.unique(columns.user[stay & (fates.split == i)]))
         for i, name in enumerate(SPLITS)

@@ -7,7 +7,7 @@ import pytest
 
 from stages.contracts import Context, UserError
 from stages.records.schemas import Comparison, Demonstration, Prompt
-from stages.records.sources import OnBadRow
+from stages.records.sources import OnBadRow, SourceConfig
 from stages.records.tables import read_table
 from stages.step0_data import files
 from stages.step0_data.files_config import FilesConfig, PromptFilesConfig
@@ -25,6 +25,7 @@ def asked(number: int, **more) -> dict:
 
 
 def made(stage, config, folder: Path):
+    folder.mkdir(exist_ok=True)
     return stage(config, out=folder, context=Context.at(folder / "context"))
 
 
@@ -113,9 +114,47 @@ def test_a_bad_row_names_its_place(tmp_path):
         made(files.demonstrations, config, tmp_path)
 
 
-def test_the_code_of_a_format_counts(tmp_path):
-    """It is imported by name, so the syntax trees of the stage's imports do not hold it."""
-    one, other = (FilesConfig(path="x", adapter=name) for name in ("generic", "plain_text"))
-    assert one.versions()["adapter"] != other.versions()["adapter"]
-    with pytest.raises(UserError, match="no such adapter"):
-        FilesConfig(path="x", adapter="nobodys.module:Format").versions()
+def mixture(folder: Path, weights: tuple[float | None, float | None]) -> FilesConfig:
+    """Thirty questions of one file, twelve of another."""
+    own = write(folder / "own.jsonl", [asked(n) for n in range(30)])
+    other = write(folder / "other.jsonl", [asked(n) for n in range(100, 112)])
+    return FilesConfig(
+        path=own,
+        weight=weights[0],
+        others={"more": SourceConfig(path=other, weight=weights[1])},
+        rules=RulesConfig(split=SplitConfig(validation=2)),
+    )
+
+
+def test_sources_are_taken_whole_or_by_weight(tmp_path):
+    """By 1 to 3 the other's rows are the scarce ones: a third as many of its own stay."""
+    whole = made(files.demonstrations, mixture(tmp_path, (None, None)), tmp_path / "whole")
+    assert whole.metrics["source_generic_rows"] == 30
+    assert whole.metrics["source_more_rows"] == 12
+    shared = made(files.demonstrations, mixture(tmp_path, (1, 3)), tmp_path / "shared").metrics
+    assert 11 <= shared["source_more_rows"] <= 12
+    assert 3 <= shared["source_generic_rows"] <= 5
+    assert shared["dropped_over_its_share"] == 42 - sum(
+        shared[f"source_{name}_rows"] for name in ("generic", "more")
+    )
+
+
+@pytest.mark.parametrize("weights", [(None, 1.0), (1.0, None)])
+def test_all_sources_have_a_weight_or_none(tmp_path, weights):
+    with pytest.raises(UserError, match="some sources of a mixture have a weight"):
+        mixture(tmp_path, weights)
+
+
+def test_a_split_by_name_needs_a_folder(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [asked(n) for n in range(3)])
+    with pytest.raises(UserError, match="validation_split cannot choose"):
+        FilesConfig(path=path, validation_split="validation")
+
+
+def test_the_modules_of_all_formats_are_named(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [asked(1)])
+    others = {"own": SourceConfig(adapter="reviews:Reviews", path=path)}
+    assert FilesConfig(path=path, others=others).modules() == [
+        "stages.records.adapters.generic",
+        "reviews",
+    ]
