@@ -92,7 +92,8 @@ def ours(folder: Path, rules: bool) -> dict[str, Any]:
     from stages.records.sources import SourceConfig
     from stages.records.tables import write_table
     from stages.step0_data.rules.config import RulesConfig
-    from stages.step0_data.rules.prepare import Sourced, prepare
+    from stages.step0_data.rules.ledger import Sourced
+    from stages.step0_data.rules.prepare import prepare
 
     tokenizer, table = (
         AutoTokenizer.from_pretrained(folder / "tokenizer"),

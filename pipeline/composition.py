@@ -31,15 +31,18 @@ CONF = Path(conf.__path__[0])
 def register_schemas() -> None:
     """Let options begin with their dataclass's defaults: `defaults: [/schema/sft@_here_]`.
 
-    `${if_world:KIND,one,other}` is `one` where the data of that kind is the embedded world's: what
+    `${if_world:DATA,one,other}` is `one` where that group of data is the embedded world's: what
     only the world has (gold), or only real text needs, is no key that a user must know.
     """
-    OmegaConf.register_new_resolver(
-        "if_world", lambda kind, one, other: one if kind == "world" else other, replace=True
-    )
+    OmegaConf.register_new_resolver("if_world", _if_world, replace=True)
     store = ConfigStore.instance()
     for name, schema in _named_schemas().items():
         store.store(group="schema", name=name, node=defaults_of(schema), provider="dataclasses")
+
+
+def _if_world(data: Any, one: Any, other: Any) -> Any:
+    """A value in the place of the group is told of later, with all other faults."""
+    return one if isinstance(data, DictConfig) and data.get("kind") == "world" else other
 
 
 def _named_schemas() -> dict[str, type]:
@@ -117,7 +120,7 @@ def _keys_below(schema: type, path: str) -> Iterator[str]:
         yield key
         options = VARIANTS.get(key, {"": hint}).values()
         for option in options:
-            if _is_group(option) and get_origin(option) is not dict:
+            if _is_group(option) and not _is_table(option):
                 yield from _keys_below(option, key)
 
 
@@ -181,7 +184,7 @@ class _Walk:
         groups = {name: hint for name, hint in hints.items() if _is_group(hint)}
         values = self._leaves(tree, {n: h for n, h in hints.items() if n not in groups}, path)
         for name, hint in groups.items():
-            one = self._table if get_origin(hint) is dict else self.build
+            one = self._table if _is_table(hint) else self.build
             values[name] = one(tree.get(name), hint, _join(path, name))
         return self._construct(schema, values, path) if len(self.faults) == before else None
 
@@ -276,6 +279,11 @@ def _member(value: Any, hint: Any) -> Any:
 
 def _is_group(hint: Any) -> bool:
     return any(is_dataclass(option) for option in (hint, *get_args(hint)))
+
+
+def _is_table(hint: Any) -> bool:
+    """Groups of one kind by names of the user's."""
+    return get_origin(hint) in {dict}
 
 
 def _with_path(what: str, schema: type, path: str) -> str:

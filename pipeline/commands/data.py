@@ -114,7 +114,7 @@ def read_card(
     """The card of an artifact; with a tokenizer the lengths are its tokens."""
     from stages.records.schemas import Comparison, Demonstration, Prompt, Text
     from stages.step0_data.card import CARD, make_card
-    from stages.step0_data.describe import words
+    from stages.step0_data.rules.words import words
 
     kinds: dict[str, Any] = {
         "demonstrations": Demonstration,

@@ -13,9 +13,9 @@ from typing import Any
 from stages.contracts import StageConfig
 from stages.records.account import Account
 from stages.records.tables import R, iterate_table
-from stages.step0_data.describe import Description, overlaps, words
-from stages.step0_data.rules.lengths import Length
-from stages.step0_data.rules.prepare import Ledger
+from stages.step0_data.describe import Description, overlaps
+from stages.step0_data.rules.ledger import Ledger
+from stages.step0_data.rules.words import Length, words
 
 CARD, CARD_FOR_PEOPLE = "data_card.json", "data_card.md"
 SPLITS = ("train", "validation", "test")

@@ -14,17 +14,12 @@ from reward.agreement import Share, agreement, differences, qualities
 from stages.contracts import UserError
 from stages.records.schemas import Comparison, Completions, Prompt, Record, Text
 from stages.step0_data.rules.languages import language_of
-from stages.step0_data.rules.lengths import Length
 from stages.step0_data.rules.views import digest, prompt_text, responses, user_of
+from stages.step0_data.rules.words import Length, words
 
 LANGUAGE_ROWS = 200  # of a split; a text takes some milliseconds
 MOST_LANGUAGES = 8
 QUANTILE_STEP = 5  # percent
-
-
-def words(text: str) -> int:
-    """The length of a text where no tokenizer is known."""
-    return len(text.split())
 
 
 @dataclass

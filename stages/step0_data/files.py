@@ -15,7 +15,8 @@ from stages.records.reading import R, read_source
 from stages.records.schemas import Comparison, Demonstration, Prompt, Text
 from stages.step0_data.card import Origin, write_card
 from stages.step0_data.files_config import FilesConfig
-from stages.step0_data.rules.prepare import Sourced, prepare
+from stages.step0_data.rules.ledger import Sourced
+from stages.step0_data.rules.prepare import prepare
 
 TOLD_EVERY = 1000  # rows
 

@@ -1,19 +1,18 @@
 """Lengths in words or in a model's tokens, and cutting a text after a paragraph."""
 
 import re
-from collections.abc import Callable
 
 from stages.contracts import UserError
 from stages.step0_data.rules.config import LengthConfig
+from stages.step0_data.rules.words import Length, words
 
-Length = Callable[[str], int]
 BOUNDARY = re.compile(r"\n+")
 
 
 def length_in(config: LengthConfig) -> Length:
     """Counts words, or the tokens of the tokenizer that the config names."""
     if config.tokenizer is None:
-        return lambda text: len(text.split())
+        return words
     from transformers import AutoTokenizer
 
     try:

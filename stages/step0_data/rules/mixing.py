@@ -49,7 +49,8 @@ def shares(sizes: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return np.zeros(len(sizes), np.int64)
     wanted = np.where(present, weights, 0.0) / weights[present].sum()
     total = (sizes[present] / wanted[present]).min()
-    return np.minimum(sizes, np.rint(total * wanted).astype(np.int64))
+    kept: np.ndarray = np.minimum(sizes, np.rint(total * wanted).astype(np.int64))
+    return kept
 
 
 def _check_present(names: Sequence[str], sizes: np.ndarray) -> None:

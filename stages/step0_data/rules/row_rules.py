@@ -8,7 +8,7 @@ from stages.contracts import UserError
 from stages.records.schemas import Record, Text
 from stages.step0_data.rules.config import PiiAction, RulesConfig, TooLong
 from stages.step0_data.rules.languages import known_languages, language_of
-from stages.step0_data.rules.lengths import Length, length_in, truncate_at_paragraph
+from stages.step0_data.rules.lengths import length_in, truncate_at_paragraph
 from stages.step0_data.rules.pii import find_pii, mask_pii
 from stages.step0_data.rules.views import (
     last_text,
@@ -18,6 +18,7 @@ from stages.step0_data.rules.views import (
     with_last_text,
     with_texts,
 )
+from stages.step0_data.rules.words import Length
 
 
 class DroppedRow(Exception):

@@ -5,7 +5,8 @@ from pathlib import Path
 from stages.records.schemas import Comparison, Demonstration, Prompt, Record
 from stages.records.tables import read_table
 from stages.step0_data.rules.config import ContaminationConfig, RulesConfig, SplitConfig
-from stages.step0_data.rules.prepare import Ledger, Sourced, prepare
+from stages.step0_data.rules.ledger import Ledger, Sourced
+from stages.step0_data.rules.prepare import prepare
 
 
 def says(text: str) -> list[dict[str, str]]:

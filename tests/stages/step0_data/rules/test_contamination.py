@@ -2,7 +2,8 @@ from stages.records.schemas import Prompt
 from stages.records.tables import read_table, write_table
 from stages.step0_data.rules.config import ContaminationConfig
 from stages.step0_data.rules.contamination import HeldOutPrompts
-from stages.step0_data.rules.prepare import Sourced, prepare
+from stages.step0_data.rules.ledger import Sourced
+from stages.step0_data.rules.prepare import prepare
 from tests.stages.step0_data.rules.examples import (
     comparison,
     demonstration,

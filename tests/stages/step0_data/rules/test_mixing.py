@@ -9,8 +9,9 @@ from stages.contracts import UserError
 from stages.records.schemas import Prompt
 from stages.records.tables import read_table
 from stages.step0_data.rules.config import SplitConfig
+from stages.step0_data.rules.ledger import Sourced
 from stages.step0_data.rules.mixing import shares
-from stages.step0_data.rules.prepare import Sourced, prepare
+from stages.step0_data.rules.prepare import prepare
 from tests.stages.step0_data.rules.examples import prompt, rules
 
 ROWS = [Sourced(record=prompt(f"{name} {n}"), source=name) for name in "ab" for n in range(40)]

@@ -18,7 +18,8 @@ from stages.step0_data.rules.config import (
     RulesConfig,
     SplitConfig,
 )
-from stages.step0_data.rules.prepare import Sourced, prepare
+from stages.step0_data.rules.ledger import Sourced
+from stages.step0_data.rules.prepare import prepare
 from tests.stages.step0_data.rules.examples import demonstration, prepared, prompt, rules
 
 WORDS = ["sea", "old", "man", "boat", "fish", "net"]
