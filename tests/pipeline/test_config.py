@@ -257,7 +257,7 @@ def test_sources_of_a_mixture_are_groups_by_names_of_ones_own(tmp_path: Path) ->
     config = compose([*first, f"{key}.others={{more: {{{second}}}}}"])
     assert config.data.demonstrations.weights() == {"generic": 1.0, "more": 2.0}
     assert config.data.demonstrations.others["more"].on_bad_row == "error"
-    with pytest.raises(UserError, match=r"others\.more\.wieght=3\n.*others\.more\.weight\?"):
-        compose([*first, f"{key}.others={{more: {{{second}, wieght: 3}}}}"])
+    with pytest.raises(UserError, match=r"others\.more\.weigh=3\n.*others\.more\.weight\?"):
+        compose([*first, f"{key}.others={{more: {{{second}, weigh: 3}}}}"])
     with pytest.raises(UserError, match="is a group of settings"):
         compose([*first, f"{key}.others={{more: 3}}"])

@@ -57,10 +57,10 @@ def test_continues_bit_for_bit_and_keeps_what_it_trains(
 ) -> None:
     """Stopped after every iteration. Mutations: the critic's head or the average left out."""
     train(inputs, tmp_path / "whole")
-    cache = tmp_path / "parts" / "checkpoints" / "cache"
+    parts = tmp_path / "parts"
     for _ in range(2):
         with pytest.raises(InterruptedRunError, match="after iteration"):
-            train(inputs, tmp_path / "parts", lambda: any(cache.rglob("meta.json")))
+            train(inputs, parts, lambda: any(parts.rglob("meta.json")))
         (checkpoint,) = (tmp_path / "parts" / "checkpoints").glob("step_*")
         for saved in ("policy/weights", "policy/average", "critic/weights"):
             names = read_state(checkpoint / saved / "whole.pt")
