@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "draw report.html of a run again",
     "chat": "talk to a run's trained policy, its SFT policy beside it",
     "serve-reward": "serve a run's reward model over HTTP",
+    "evaluate-reward": "examine a reward model on a file of comparisons",
     "gc": "free what no kept run needs",
 }
 EXAMPLES = """\

@@ -117,14 +117,20 @@ def initialise_head(head: nn.Linear, seed: int) -> None:
         nn.init.zeros_(head.bias)
 
 
-def load_reward_model(folder: Path) -> RewardModel:
-    """The reward model saved in `folder`, in eval mode."""
+def load_reward_model(folder: Path, *, foreign: bool = False) -> RewardModel:
+    """The reward model saved in `folder`, in eval mode.
+
+    foreign: a classifier with one label that others trained may do as well; its scores are taken
+    as they are.
+    """
     from transformers import AutoModelForSequenceClassification
 
     check_model_folder(folder)
     network = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, attn_implementation=attention()
     )
+    if foreign:
+        _adopt(network, folder)
     if "reward_bias" not in network.config.to_dict():
         raise UserError(
             f"{folder} holds no reward model of this pipeline",
@@ -132,6 +138,18 @@ def load_reward_model(folder: Path) -> RewardModel:
             do='add "reward_bias": 0.0 to its config.json if it is a classifier with one label',
         )
     return RewardModel(network)
+
+
+def _adopt(network: Any, folder: Path) -> None:
+    """Give a classifier of one label the one key that ours have besides."""
+    if network.config.num_labels != 1 or "score" not in dict(network.named_children()):
+        raise UserError(
+            f"{folder} holds no reward model",
+            got=f"{type(network).__name__} with {network.config.num_labels} labels",
+            do="give a decoder's ...ForSequenceClassification folder with one label",
+        )
+    if "reward_bias" not in network.config.to_dict():
+        network.config.reward_bias = 0.0
 
 
 def save_reward_model(

@@ -108,7 +108,8 @@ def accuracy_by(
 def labelers_agree(comparisons: Sequence[Comparison]) -> float | None:
     """How often two people order a pair alike that neither ties; None where nobody is doubled.
 
-    Two people judged the same thing where prompt and completions are equal, in whatever order.
+    Two people judged the same thing where prompt and completions are equal, in whatever order; who
+    judged must be known.
     """
     judged: dict[str, list[tuple[str | None, list[float]]]] = {}
     for row in comparisons:
@@ -121,7 +122,7 @@ def labelers_agree(comparisons: Sequence[Comparison]) -> float | None:
         (mine, yours)
         for judgements in judged.values()
         for (me, mine), (you, yours) in combinations(judgements, 2)
-        if me is None or me != you
+        if None not in (me, you) and me != you
     ]
     share = agreement([one for one, _ in twice], [other for _, other in twice])
     return share.value if share.count else None

@@ -59,14 +59,24 @@ def read_ranked_prompts(
     path: Path, tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> tuple[list[RankedPrompt], list[TooLong]]:
     """The comparisons of a table, and what was left out: a sequence is above `max_length`."""
-    comparisons = read_table(path, Comparison)
-    prompts = [_encode(row, tokenizer, path, number) for number, row in enumerate(comparisons)]
+    return rank_prompts(read_table(path, Comparison), tokenizer, max_length, str(path))
+
+
+def rank_prompts(
+    comparisons: Sequence[Comparison],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    name: str,
+) -> tuple[list[RankedPrompt], list[TooLong]]:
+    """The same of comparisons at hand, which errors call `name`."""
+    prompts = [_encode(row, tokenizer, name, number) for number, row in enumerate(comparisons)]
     fitting = [prompt for prompt in prompts if prompt.width <= max_length]
     if not fitting:
+        shortest = min((prompt.width for prompt in prompts), default=0)
         raise UserError(
-            f"no comparison in {path} fits max_length",
-            got=f"{max_length} tokens; the shortest needs {min(p.width for p in prompts)}",
-            do="raise reward_model.max_length",
+            f"no comparison in {name} fits max_length",
+            got=f"{max_length} tokens; the shortest needs {shortest}",
+            do="raise max_length: reward_model.max_length of a run, --max-length of a command",
         )
     too_long = [
         TooLong(row=row, tokens=prompt.width)
@@ -77,7 +87,7 @@ def read_ranked_prompts(
 
 
 def _encode(
-    row: Comparison, tokenizer: "PreTrainedTokenizerBase", path: Path, number: int
+    row: Comparison, tokenizer: "PreTrainedTokenizerBase", name: str, number: int
 ) -> RankedPrompt:
     responses = [
         encode_response(tokenizer, text, finished=finished)
@@ -85,7 +95,7 @@ def _encode(
     ]
     if not all(responses):
         raise UserError(
-            f"{path}, row {number}: a completion without text that did not end",
+            f"{name}, row {number}: a completion without text that did not end",
             got=repr(row.completions),
             do="leave that completion out, or mark it as finished",
         )

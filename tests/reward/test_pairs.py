@@ -58,4 +58,5 @@ def test_nobody_agrees_with_himself() -> None:
     one = comparison("a", [1, 2, 3], labeler="ann")
     assert labelers_agree([one, one, comparison("b", [1, 2])]) is None
     assert labelers_agree([one, replace(one, labeler="bob")]) == 1.0
+    assert labelers_agree([one, replace(one, labeler=None)]) is None
     assert labelers_agree([one, replace(one, labeler="bob", finished=[False] * 3)]) is None

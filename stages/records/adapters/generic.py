@@ -18,7 +18,8 @@ from stages.records.schemas import Comparison, Demonstration, Message, Prompt, T
 
 FIELDS = (
     *("prompt", "input", "system", "messages", "response", "user", "labeler", "labeler_group"),
-    *("chosen", "rejected", "completions", "ranks", "scores", "source", "margin", "weight", "text"),
+    *("chosen", "rejected", "completions", "ranks", "scores", "source", "margin", "weight"),
+    *("subset", "text"),
 )
 
 
@@ -99,6 +100,7 @@ class Generic(Adapter):
             user=self._maybe(row, "user"),
             labeler=self._maybe(row, "labeler"),
             labeler_group=self._maybe(row, "labeler_group"),
+            subset=self._maybe(row, "subset"),
         )
 
     def _ranked(self, row: Fields) -> Comparison:
