@@ -58,9 +58,9 @@ def test_groups_that_were_held_out() -> None:
 
 def test_explicit_pairs_by_margin() -> None:
     """Few margins are named as they are; a margin of 0 says nothing."""
-    pairs = [(0, 1, 0.5), (2, 1, 0.5), (0, 2, 1.0), (1, 2, 0.0)]
-    row = comparison("a", [1, 1, 1], pairs=pairs)
-    found = examine([Scored(comparison=row, scores=[2.0, 0.0, -1.0], lengths=[1, 1, 1])])
+    pairs = [(0, 1, 0.5), (2, 1, 0.5), (0, 2, 1.0), (0, 3, 0.0)]
+    row = comparison("a", [1, 1, 1, 1], pairs=pairs)
+    found = examine([Scored(comparison=row, scores=[2.0, 0.0, -1.0, 1.0], lengths=[1] * 4)])
     assert table(found.by_margin) == {"0.5": (0.5, 2), "1": (1.0, 1)}
     assert found.by_ranks_apart == []
     assert found.overall.pairs == 4
