@@ -113,10 +113,13 @@ class Ensemble(nn.Module):
 Scorer = RewardModel | Ensemble
 
 
-def load_scorer(folder: Path) -> Scorer:
-    """The reward model or the ensemble saved in `folder`, in eval mode."""
+def load_scorer(folder: Path, *, foreign: bool = False) -> Scorer:
+    """The reward model or the ensemble saved in `folder`, in eval mode.
+
+    foreign: as in `load_reward_model`.
+    """
     if not (folder / ENSEMBLE_FILE).is_file():
-        return load_reward_model(folder)
+        return load_reward_model(folder, foreign=foreign)
     settings = json.loads((folder / ENSEMBLE_FILE).read_text())
     rule = Rule(combine=Combine(settings["combine"]), uncertainty_coef=settings["uncertainty_coef"])
     members = [load_reward_model(folder / name) for name in settings["members"]]

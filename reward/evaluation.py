@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from reward.ensemble import first_member, load_scorer, single_models
 from reward.examination import Examination, examine
-from reward.model import load_reward_model, load_reward_tokenizer
+from reward.model import load_reward_tokenizer
 from reward.ranked_prompts import beside_records, by_prompt, rank_prompts, score_ranked
 from reward.reward_bench import overall, sections
 from stages.contracts import UserError
@@ -47,16 +48,17 @@ def evaluate(
 ) -> Evaluation:
     """Score and examine the comparisons, which errors call `name`.
 
+    model: a folder of a reward model, of an ensemble, or of a classifier with one label.
     max_length: at most the model's own, which is the default. Raises UserError for a folder without
     reward model, and for comparisons that it cannot read or that say nothing.
     """
-    tokenizer = load_reward_tokenizer(model)
+    tokenizer = load_reward_tokenizer(first_member(model))
     settle_template(tokenizer)
-    reward_model = load_reward_model(model, foreign=True)
-    limit = _max_length(reward_model.network.config.to_dict(), max_length)
+    scorer = load_scorer(model, foreign=True)
+    limit = _max_length(single_models(scorer)[0].network.config.to_dict(), max_length)
     pad_token_id = int(tokenizer.pad_token_id)
     prompts, too_long = rank_prompts(comparisons, tokenizer, limit, name)
-    flat = score_ranked(reward_model.scores, prompts, pad_token_id)
+    flat = score_ranked(scorer.scores, prompts, pad_token_id)
     examined = examine(
         beside_records(by_prompt(flat, prompts), prompts), held_out_groups=held_out_groups
     )

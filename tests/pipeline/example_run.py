@@ -109,10 +109,11 @@ def _write_artifact(asset: str, folder: Path) -> None:
             journal.log(step, {"loss/train": 0.7 + 2.0 / step, "lr": 1e-3, "grad_norm": 1.0})
         for step in (100, 200, 300):
             journal.log(step, {"loss/validation": 0.75 + 2.0 / step})
-    write_manifest(folder, _manifest(asset))
+    write_manifest(folder, artifact_manifest(asset))
 
 
-def _manifest(asset: str) -> Manifest:
+def artifact_manifest(asset: str) -> Manifest:
+    """What a stage would have said of it."""
     parents = {name: Parent(asset=name, fingerprint=fingerprint(name)) for name in INPUTS[asset]}
     return Manifest(
         kind=asset,

@@ -10,10 +10,13 @@ import torch
 from pipeline.commands.evaluate_reward import main
 from pipeline.data_overrides import comparison_source
 from pipeline.executors.protocol import Status
+from pipeline.manifest import write_manifest
 from pipeline.summary import RunRecord, StageRecord, write_run
+from reward.ensemble import Rule, save_ensemble
 from reward.model import load_reward_tokenizer, new_reward_model, save_reward_model
 from stages.contracts import UserError
 from stages.lm.tokens import encode_prompt, encode_response
+from tests.pipeline.example_run import artifact_manifest
 
 BENCH = [  # in the form of allenai/reward-bench, all of its columns
     {
@@ -137,6 +140,18 @@ def test_a_classifier_of_other_hands(model: Path, tmp_path: Path) -> None:
     assert theirs["overall"] == ours["overall"]
 
 
+def test_an_ensemble(model: Path, tmp_path: Path) -> None:
+    """Of one model twice: the mean is that model's score."""
+    data = file_of(RANKED, tmp_path / "k.jsonl")
+    (tmp_path / "both" / "model").mkdir(parents=True)
+    save_ensemble([model, model], Rule(), 0.0, tmp_path / "both" / "model")
+    write_manifest(tmp_path / "both", artifact_manifest("reward_model"))
+    one = evaluate(model, data, tmp_path / "one.json")
+    both = evaluate(tmp_path / "both", data, tmp_path / "both.json")
+    assert both["overall"] == one["overall"]
+    assert both["scores"][0]["mean"] == pytest.approx(one["scores"][0]["mean"])
+
+
 def test_a_language_model_is_no_reward_model(tiny_model_folder: Path, tmp_path: Path) -> None:
     data = file_of(BENCH, tmp_path / "bench.jsonl")
     with pytest.raises(UserError, match="holds no reward model"):
@@ -146,13 +161,10 @@ def test_a_language_model_is_no_reward_model(tiny_model_folder: Path, tmp_path: 
 
 def test_a_run_keeps_its_figures(model: Path, tmp_path: Path) -> None:
     """A run is found by its id; by default the file lies in its folder."""
-    from pipeline.manifest import write_manifest
-    from tests.pipeline.example_run import _manifest
-
     artifact = tmp_path / "store" / "reward_model" / "r"
     artifact.mkdir(parents=True)
     model.rename(artifact / "model")
-    write_manifest(artifact, _manifest("reward_model"))
+    write_manifest(artifact, artifact_manifest("reward_model"))
     stage = StageRecord(status=Status.DONE, folder=str(artifact))
     (tmp_path / "runs" / "ppo-1").mkdir(parents=True)
     record = RunRecord(run="ppo-1", stages={"reward_model": stage})
@@ -205,4 +217,4 @@ def test_misspelt_overrides(override: str, message: str) -> None:
 
 def test_no_data_named() -> None:
     with pytest.raises(UserError, match="names no data"):
-        comparison_source(["data/comparisons=reward_bench"])
+        comparison_source(["data/comparisons=generic"])
