@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.lm.precision import Precision
-from stages.step3_policy.ppo.loading import decoder_of
+from stages.step3_policy.ppo.loading import decoders_of
 from stages.step3_policy.ppo.loop import PpoLoop
 
 
@@ -23,7 +23,8 @@ def test_every_role_computes_in_the_precision_of_the_config(
 ):
     loop, seen = make_loop(precision=precision), {}
     for name, model in models_of(loop).items():
-        product = decoder_of(model).layers[0].mlp.up_proj
+        (decoder,) = decoders_of(model)
+        product = decoder.layers[0].mlp.up_proj
         product.register_forward_hook(
             lambda *parts, name=name: seen.setdefault(name, set()).add(parts[2].dtype)
         )
