@@ -114,7 +114,7 @@ def test_best_of_n_answers_with_what_the_reward_model_prefers(
         def scores(self, batch: Any) -> Any:
             return ((batch.response_tokens == cat) & batch.response_mask).sum(1).float()
 
-    monkeypatch.setattr("reward.best_of.load_reward_model", lambda folder: Cats())
+    monkeypatch.setattr("reward.best_of.load_scorer", lambda folder: Cats())
     cats = [best_of(n, tiny_model_folder).split().count("cat") for n in (1, 8, 64)]
     assert cats[0] < cats[1] < cats[2]
 
