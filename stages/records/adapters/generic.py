@@ -105,6 +105,8 @@ class Generic(Adapter):
 
     def _ranked(self, row: Fields) -> Comparison:
         completions = row.texts(self._column("completions"))
+        for index, text in enumerate(completions):
+            _check_said(row, f"{self._column('completions')}.{index}", text)
         scores = row.numbers(self._column("scores")) if self._has(row, "scores") else None
         if scores is None or self._has(row, "ranks"):
             ranks = dense_ranks(row.numbers(self._column("ranks")))
@@ -127,6 +129,8 @@ class Generic(Adapter):
             self._column("rejected"),
             self._column("prompt") if self._has(row, "prompt") else None,
         )
+        _check_said(row, self._column("chosen"), chosen)
+        _check_said(row, self._column("rejected"), rejected)
         margin = row.number(self._column("margin")) if self._has(row, "margin") else None
         return Comparison(
             prompt=prompt,
@@ -136,3 +140,9 @@ class Generic(Adapter):
             ranks=[1, 2],
             pairs=None if margin is None else [(0, 1, margin)],
         )
+
+
+def _check_said(row: Fields, name: str, text: str) -> None:
+    """An empty completion is no answer that anybody judged; formats known for them count them."""
+    if not text.strip():
+        raise row.error(name, "an empty completion", "every completion needs a text")

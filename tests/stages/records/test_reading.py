@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stages.contracts import UserError
-from stages.records.schemas import Demonstration, Text
+from stages.records.schemas import Comparison, Demonstration, Text
 from tests.stages.records.sources import read, read_rows
 
 ROWS = [
@@ -147,3 +147,18 @@ def test_unknown_names(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=said):
             read_rows(Demonstration, tmp_path, ROWS, **keys)
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": " "}, "rejected"),
+        ({"prompt": "q", "completions": ["a", "", "b"], "ranks": [1, 2, 3]}, "completions.1"),
+    ],
+)
+def test_an_empty_completion_of_a_plain_table_is_an_error(
+    tmp_path: Path, row: dict[str, Any], field: str
+) -> None:
+    """Mutation: without the check it would be a response that somebody ranked."""
+    with pytest.raises(UserError, match=rf"line 1, field {field}"):
+        read_rows(Comparison, tmp_path, [row])
