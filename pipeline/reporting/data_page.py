@@ -1,8 +1,10 @@
 """`data.html`: what came in, table by table; one file, complete in itself."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ def write_data_page(folder: Path, cards: Mapping[str, Mapping[str, Any]], exampl
         lstrip_blocks=True,
     )
     environment.filters["said"] = said
+    environment.filters["as_json"] = partial(json.dumps, indent=2, ensure_ascii=False)
     sheets = [_sheet(asset, card) for asset, card in cards.items()]
     page = environment.get_template("data_page.html").render(sheets=sheets, example=example)
     folder.mkdir(parents=True, exist_ok=True)
