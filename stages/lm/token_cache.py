@@ -86,6 +86,8 @@ def entries_of_other_tables(cache: Path, kept: Iterable[str]) -> list[Path]:
 def _write(
     entry: Path, table: Path, tokenizer: "PreTrainedTokenizerBase", context: Context
 ) -> None:
+    from stages.lm.checkpoints import sync  # torch: gc imports this module without it
+
     scratch = entry.with_name(f"{entry.name}.{uuid4().hex}.tmp")
     scratch.mkdir()
     try:
@@ -96,12 +98,14 @@ def _write(
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    _sync(entry.parent)
+    sync(entry.parent)
 
 
 def _fill(
     folder: Path, table: Path, tokenizer: "PreTrainedTokenizerBase", context: Context
 ) -> None:
+    from stages.lm.checkpoints import sync
+
     dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
     lengths = []
     with (folder / "tokens.bin").open("wb") as file:
@@ -115,7 +119,7 @@ def _fill(
     meta = {"dtype": dtype.name, "tokens": int(offsets[-1])}
     (folder / "meta.json").write_text(json.dumps(meta))
     for path in (*folder.iterdir(), folder):
-        _sync(path)
+        sync(path)
 
 
 def _encoded(table: Path, tokenizer: "PreTrainedTokenizerBase") -> Iterator[list[list[int]]]:
@@ -155,11 +159,3 @@ def _forget_dead_writers(entry: Path) -> None:
     """Under the entry's lock nobody else writes it: what stands half-written is of the dead."""
     for path in entry.parent.glob(f"{entry.name}.*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

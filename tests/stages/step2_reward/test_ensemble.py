@@ -19,7 +19,7 @@ from stages.step2_reward.config import RewardModelConfig
 from stages.step2_reward.ensemble import run
 from stages.step2_reward.ensemble_config import EnsembleConfig, MemberData, member_configs
 from stages.step2_reward.reward_model import run as train
-from tests.stages.step2_reward.test_reward_training import FAST, comparison
+from tests.stages.step2_reward.ranked_world import FAST, comparison
 
 TRAINED = RewardModelConfig(**{**FAST, "epochs": 1.0})
 
