@@ -169,11 +169,19 @@ def _model_bytes(plan: Plan) -> int:
 
 
 def base_model_bytes(config: BaseConfig) -> int:
-    """float32 bytes of the model a base config describes: a Llama's matrices, or the folder."""
+    """float32 bytes of the model a base config describes: what is at its path, or a Llama's."""
     if config.kind is BaseKind.folder:
         return folder_size(Path(str(config.path)))
+    if config.kind is BaseKind.gguf:
+        return 4 * _gguf_parameters(Path(str(config.path)))
     embeddings = 2 * config.max_words * config.hidden_size
     attention_and_mlp = (
         4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
     )
     return 4 * (embeddings + config.num_layers * attention_and_mlp)
+
+
+def _gguf_parameters(path: Path) -> int:
+    from gguf import GGUFReader
+
+    return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)

@@ -142,8 +142,7 @@ class Adapter:
     def texts(self, rows: Rows) -> Iterator[Text]:
         """Documents to pretrain on: the turns of the demonstrations, a blank line between them."""
         for record in self.demonstrations(rows):
-            turns = [message["content"] for message in record.prompt]
-            yield Text(text="\n\n".join([*turns, record.response]))
+            yield as_document(record)
 
     @classmethod
     def makes(cls, kind: type[Record]) -> bool:
@@ -161,3 +160,9 @@ class Adapter:
 
 def _listed(made: R | list[R]) -> list[R]:
     return made if isinstance(made, list) else [made]
+
+
+def as_document(record: Demonstration) -> Text:
+    """The turns of a conversation with a blank line between them."""
+    turns = [message["content"] for message in record.prompt]
+    return Text(text="\n\n".join([*turns, record.response]))

@@ -8,6 +8,7 @@ import torch
 from gguf import GGUFWriter, TokenType
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pipeline.preflight import base_model_bytes
 from stages.contracts import Context, UserError
 from stages.lm.loading import load_causal_lm, load_tokenizer
 from stages.lm.tokens import decode_response, encode_response
@@ -105,6 +106,7 @@ def test_the_model_in_the_file_computes_what_it_was_written_from(llama, gguf_fil
     assert encode_response(tokenizer, "ab c", finished=True)[-1] == TOKENS.index("<eos>")
     assert decode_response(tokenizer, encode_response(tokenizer, "ab c", finished=True)) == "ab c"
     assert report.contract["max_length"] == 48
+    assert base_model_bytes(config) == 4 * llama.num_parameters()
     assert report.contract["pad_token_id"] != report.contract["eos_token_id"]
 
 

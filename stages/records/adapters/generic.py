@@ -3,14 +3,15 @@
 A demonstration: prompt (a text or messages; `input` follows it after a blank line, `system` stands
 before it) and response, or messages whose last turn is the response. A comparison: chosen and
 rejected, or completions with ranks (the lowest is best) or scores (the highest is). A prompt:
-prompt or messages. A text: text. What is not mapped is read from a column of its own name.
+prompt or messages. A text: text, or a demonstration's turns. What is not mapped is read from a
+column of its own name.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from stages.contracts import UserError
-from stages.records.adapter import Adapter, Rows
+from stages.records.adapter import Adapter, Rows, as_document
 from stages.records.comparing import dense_ranks, ranks_of_scores, two_responses
 from stages.records.fields import Fields
 from stages.records.messages import last_response
@@ -51,8 +52,14 @@ class Generic(Adapter):
         return rows.each(self._prompt)
 
     def texts(self, rows: Rows) -> Iterator[Text]:
-        """Text."""
-        return rows.each(lambda row: Text(text=row.text(self._column("text"))))
+        """Text; of a row without it, the turns of its demonstration."""
+        return rows.each(self._text)
+
+    def _text(self, row: Fields) -> Text:
+        answered = self._has(row, "response") or self._has(row, "messages")
+        if answered and not self._has(row, "text"):
+            return as_document(self._demonstration(row))
+        return Text(text=row.text(self._column("text")))
 
     def _column(self, name: str) -> str:
         return self.columns.get(name, name)

@@ -31,6 +31,17 @@ def test_alpaca(tmp_path: Path) -> None:
         read_rows(Comparison, tmp_path, rows, adapter="alpaca")
 
 
+def test_a_text_of_named_columns_is_one_or_the_turns_of_a_demonstration(tmp_path: Path) -> None:
+    rows = [{"text": "A tale."}, {"ask": "Add.", "answer": "4"}, {"text": "B", "answer": "5"}]
+    named = {"prompt": "ask", "response": "answer"}
+    texts, _ = read_rows(Text, tmp_path, rows[1:2], adapter="generic", columns=named)
+    assert texts == [Text(text="Add.\n\n4")]
+    texts, _ = read_rows(Text, tmp_path, [rows[0], rows[2]], adapter="generic", columns=named)
+    assert texts == [Text(text="A tale."), Text(text="B")]
+    with pytest.raises(UserError, match="field text"):
+        read_rows(Text, tmp_path, [{"story": "C"}], adapter="generic")
+
+
 def test_dolly(tmp_path: Path) -> None:
     row = {"instruction": "Who?", "context": "Ann.", "response": "Ann", "category": "closed_qa"}
     rows = [row, row | {"context": "", "category": "open_qa"}]
