@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -61,7 +62,7 @@ def read_source(source: SourceConfig, kind: type[R]) -> Loaded[R]:
     files = source_files(source)
     revision = None if files else resolve_revision(source)
     located = read_hub(source, revision) if revision else _read_files(source, files)
-    rows = Rows(located, account)
+    rows = Rows(islice(located, source.max_rows or None), account)
     tables: dict[Any, Callable[[Rows], Iterator[Any]]] = {
         Demonstration: adapter.demonstrations,
         Comparison: adapter.comparisons,

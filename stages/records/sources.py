@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from stages.contracts import UserError, check_positive, external_input
+from stages.contracts import UserError, check_not_negative, check_positive, external_input
 
 
 class OnBadRow(StrEnum):
@@ -34,10 +34,12 @@ class SourceConfig:
     options: dict[str, Any] = field(default_factory=dict)
     on_bad_row: OnBadRow = OnBadRow.error
     max_row_bytes: int = 16 * 2**20  # a longer line or row is a bad row, so memory stays bounded
+    max_rows: int = 0  # the first so many rows alone, of each split that is brought; 0: all
     weight: float | None = None  # of this source in a mixture; none has one: all rows of all
 
     def __post_init__(self) -> None:
         check_positive(self, "max_row_bytes")
+        check_not_negative(self, "max_rows")
         if self.weight is not None:
             check_positive(self, "weight")
 

@@ -131,6 +131,15 @@ def test_lines_above_the_limit_are_bad_rows(tmp_path: Path) -> None:
     assert account.examples[0].position == "line 2"
 
 
+def test_no_row_is_read_beyond_the_limit(tmp_path: Path) -> None:
+    rows = [{"text": "a"}, {"text": "b"}, {"text": 3}]
+    records, account = read_rows(Text, tmp_path, rows, max_rows=2)
+    assert [record.text for record in records] == ["a", "b"]
+    assert account.rows == 2
+    with pytest.raises(UserError, match="line 3"):
+        read_rows(Text, tmp_path, rows, max_rows=3)
+
+
 def test_unknown_names(tmp_path: Path) -> None:
     for keys, said in (
         ({"adapter": "generik"}, "no such adapter"),
