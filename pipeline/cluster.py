@@ -77,6 +77,17 @@ def too_little(shapes: Sequence[GroupShape], there: Mapping[str, float]) -> User
     )
 
 
+def no_gpu(wanted: float, there: float) -> UserError | None:
+    """A stage that wants more of them than the cluster has: Ray would let it wait for ever."""
+    if wanted <= there:
+        return None
+    return UserError(
+        "the cluster has too few GPUs for a stage's process",
+        got=f"executor.gpus={wanted:g}, {there:g} there",
+        do="executor.gpus=0, or join a cluster that has them: cluster.address",
+    )
+
+
 def stop_cluster() -> None:
     """Leave the cluster; one that was started here ends."""
     import ray

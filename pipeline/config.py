@@ -13,7 +13,7 @@ from pipeline.fingerprint import effective
 from pipeline.tracking.config import TrackingConfig
 from pipeline.workflow import MEMBER, Selection
 from reward.config import RewardConfig
-from stages.contracts import GoldKind, StageConfig, UserError
+from stages.contracts import GoldKind, StageConfig, UserError, check_not_negative
 from stages.lm.engines.config import RolloutConfig
 from stages.lm.peft.config import PeftConfig, PeftKind
 from stages.lm.precision import PrecisionConfig
@@ -44,13 +44,18 @@ class ExecutorConfig:
 
     retries: further tries of a stage whose worker died. time_limit_s: stages then checkpoint and
     the run ends; the next one continues. capture_output: what stages print goes to their logs;
-    false leaves it on the terminal, as a debugger needs it.
+    false leaves it on the terminal, as a debugger needs it. gpus: of each stage's own process; what
+    has worker groups beside it is told by placement.gpus.
     """
 
     kind: ExecutorKind = ExecutorKind.ray
     retries: int = 1
     time_limit_s: float | None = None
     capture_output: bool = True
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_not_negative(self, "gpus")
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ def executor_for(config: PipelineConfig) -> Executor:
     if config.executor.kind is ExecutorKind.local:
         from pipeline.executors.local import LocalExecutor
 
-        return LocalExecutor()
+        return LocalExecutor(config.executor.gpus)
     from pipeline.executors.ray import RayExecutor
 
-    return RayExecutor(config.cluster, config.executor.retries)
+    return RayExecutor(config.cluster, config.executor.retries, config.executor.gpus)

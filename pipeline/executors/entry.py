@@ -30,7 +30,7 @@ from pipeline.manifest import (
 from pipeline.workflow import reads_as_text
 from stages.contracts import Context, InterruptedRunError, Journal, Report, UserError, WorkerError
 from stages.lm.loading import model_hash
-from stages.lm.process import prepare_process
+from stages.lm.process import compute_on, prepare_process
 
 
 def run_stage(request: StageRequest) -> Outcome:
@@ -78,6 +78,7 @@ def _make(request: StageRequest, store: Store, work: WorkFolder) -> None:
     config = request.config
     as_text = {"reward_model"} if reads_as_text(config) else set()
     raise_faults(disagreements({k: a for k, a in parents.items() if k not in as_text}))
+    compute_on(request.gpus)
     prepare_process(config.threads, config.seed)
     with stopwatch() as timed:
         report = _call(request, work)

@@ -1,6 +1,7 @@
 """Stages one after another in this process: for debuggers, profilers and machines without Ray."""
 
 from collections import deque
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,8 @@ class LocalExecutor:
     parallel = 1
     greeting = ""
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: float = 0.0) -> None:
+        self._gpus = gpus
         self._waiting: deque[StageRequest] = deque()
 
     def __enter__(self) -> Self:
@@ -30,7 +32,7 @@ class LocalExecutor:
 
     def submit(self, request: StageRequest) -> None:
         """Take a request."""
-        self._waiting.append(request)
+        self._waiting.append(replace(request, gpus=self._gpus))
 
     def finished(self, timeout_s: float) -> list[Outcome]:  # noqa: ARG002  # a stage takes its time
         """Run the next request to its end."""

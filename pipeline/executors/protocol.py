@@ -61,8 +61,8 @@ class StageRequest:
     function: `module:function`. parents: keyword of the stage -> artifact folder. parts: what the
     fingerprint was computed from. run: the run's name, shown to a run that waits for this one.
     token: of this execution. stop_file: it appears when stages should checkpoint and end.
-    replace: make the asset although it is in the store. workers: the groups its config asks for, of
-    the driver.
+    replace: make the asset although it is in the store. gpus: of the process. workers: the groups
+    its config asks for, of the driver.
     """
 
     asset: str
@@ -77,6 +77,7 @@ class StageRequest:
     stop_file: Path
     replace: bool = False
     capture_output: bool = True
+    gpus: float = 0.0
     workers: Mapping[str, WorkerGroup] = field(default_factory=dict)
 
 

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from pipeline.artifacts import Store
-from pipeline.cluster import how_to_log_in, start_cluster, stop_cluster, too_little
+from pipeline.cluster import how_to_log_in, no_gpu, start_cluster, stop_cluster, too_little
 from pipeline.config import ClusterConfig
 from pipeline.executors.entry import first_cause, run_stage
 from pipeline.executors.protocol import Outcome, StageRequest, Status
@@ -35,11 +35,12 @@ class _Try:
 class RayExecutor:
     """Runs requests on a Ray cluster that it starts or joins.
 
-    retries: of a stage whose worker process died; a stage that raises is not tried again.
+    retries: of a stage whose worker process died; a stage that raises is not tried again. gpus: of
+    a stage's process, where it has no worker groups.
     """
 
-    def __init__(self, config: ClusterConfig, retries: int) -> None:
-        self._config, self._retries = config, retries
+    def __init__(self, config: ClusterConfig, retries: int, gpus: float = 0.0) -> None:
+        self._config, self._retries, self._gpus = config, retries, gpus
         self._running: dict[Any, _Try] = {}
         self._refused: list[Outcome] = []
         self.parallel, self.greeting = 1, ""
@@ -64,7 +65,7 @@ class RayExecutor:
         """Start a task with the asset's name, on as many CPUs as the stage has threads."""
         shapes = request.config.worker_groups()
         there = {kind: ray.cluster_resources().get(kind, 0.0) for kind in ("CPU", "GPU")}
-        if fault := too_little(shapes, there):
+        if fault := too_little(shapes, there) or no_gpu(0 if shapes else self._gpus, there["GPU"]):
             self._refused.append(_failed(request, fault.what, user_error=fault))
         else:
             self._start(_Try(request=request))
@@ -74,6 +75,8 @@ class RayExecutor:
         request, shapes = tried.request, tried.request.config.worker_groups()
         options: dict[str, Any] = {"name": request.asset, "max_retries": self._retries}
         options["num_cpus"] = min(request.config.threads, self.parallel)
+        options["num_gpus"] = 0 if shapes else self._gpus
+        request = replace(request, gpus=options["num_gpus"])
         if shapes:
             folder = Store(request.store).work(request.fingerprint).folder / LOGS
             tried.groups = Groups(shapes, tried.attempt, folder)

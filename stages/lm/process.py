@@ -10,6 +10,8 @@ import sys
 
 import numpy as np
 
+from stages.contracts import UserError
+
 
 def prepare_process(threads: int, seed: int) -> None:
     """Give this process `threads` compute threads, seed every generator, forget earlier stages."""
@@ -26,6 +28,24 @@ def prepare_process(threads: int, seed: int) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     seed_everything(seed)
     _reset_accelerate()
+
+
+def compute_on(gpus: float) -> None:
+    """From now on this process makes its tensors on its GPU, or on the CPU; it opens models there.
+
+    Raises:
+        UserError: a GPU is wanted and torch sees none.
+    """
+    import torch
+
+    if gpus > 0 and not torch.cuda.is_available():
+        raise UserError(
+            "a stage is to compute on a GPU, and torch finds none",
+            got=f"executor.gpus={gpus:g}, torch {torch.__version__}",
+            do="executor.gpus=0, or install a torch build for this machine's GPUs",
+        )
+    # None, not "cpu": a default device costs something at every call, even the one it is anyhow.
+    torch.set_default_device("cuda" if gpus > 0 else None)
 
 
 def seed_everything(seed: int) -> None:

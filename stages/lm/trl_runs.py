@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
@@ -44,7 +45,7 @@ class TrlRun:
 def common_arguments(
     folder: Path, *, batch_size: int, microbatch_size: int, seed: int
 ) -> dict[str, Any]:
-    """TrainingArguments that every run has: CPU, float32, one epoch read in order, no output.
+    """TrainingArguments that every run has: float32, one epoch read in order, no output.
 
     Logging, saving and validation are decided by `StageCallback`, so their strategies are off.
     """
@@ -55,7 +56,7 @@ def common_arguments(
         "num_train_epochs": 1,
         "train_sampling_strategy": "sequential",
         "seed": seed,
-        "use_cpu": True,
+        "use_cpu": torch.get_default_device().type == "cpu",
         "bf16": False,
         "activation_checkpointing": False,
         "use_cache": True,  # only what the saved config says; TRL's losses run without a cache

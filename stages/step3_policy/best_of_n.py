@@ -112,7 +112,7 @@ class _Sampler:
         gold = None
         if self.config.gold is GoldKind.world:
             gold = self._gold([rows.records[owner] for owner in owners], rollouts).reshape(shape)
-        return Rewards(proxy=scores.double().numpy().reshape(shape), gold=gold)
+        return Rewards(proxy=scores.double().cpu().numpy().reshape(shape), gold=gold)
 
     def _sample(
         self, prompts: Sequence[list[int]], owners: Sequence[int], context: Context

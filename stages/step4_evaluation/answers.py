@@ -176,7 +176,7 @@ class Exam:
             return np.array(judge([self.prompts[row].prompt for row in rows], texts, finished))
         prompts = [self.encoded[row] for row in rows]
         scores = score_responses(judge.scores, prompts, tokens, self.pad_token_id)
-        return scores.double().numpy()
+        return scores.double().cpu().numpy()
 
     def _gold(
         self, rows: Sequence[int], texts: Sequence[str], finished: Sequence[bool]

@@ -70,6 +70,16 @@ def test_a_failed_stage_names_itself_its_first_cause_and_its_log(tmp_path: Path)
     assert "left" not in plan_of(tmp_path, toy_graph()).to_run, "a sibling's result stays"
 
 
+def test_a_stage_that_wants_a_gpu_is_not_made_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = Run(plan_of(tmp_path, toy_graph()), name="toy")
+    with LocalExecutor(gpus=1) as executor, pytest.raises(UserError) as caught:
+        run.execute(executor)
+    assert "torch finds none" in caught.value.what
+
+
 def test_a_users_mistake_inside_a_stage_is_shown_as_such(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         make(tmp_path, toy_graph(makes_left="refuses"))

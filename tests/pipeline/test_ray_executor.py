@@ -11,7 +11,7 @@ import pytest
 from pipeline.config import ClusterConfig
 from pipeline.executors.protocol import Executor, Status
 from pipeline.scheduler import Run, StageFailedError
-from stages.contracts import InterruptedRunError
+from stages.contracts import InterruptedRunError, UserError
 from tests.pipeline.toys import plan_of, toy_graph
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -56,6 +56,16 @@ def test_a_stop_reaches_the_workers(tmp_path: Path, executor: Executor) -> None:
     again = Run(plan, name="toy")
     again.execute(executor)
     assert again.states()[0].status is Status.DONE
+
+
+def test_more_gpus_than_the_cluster_has_are_refused_before_ray_waits_for_them(
+    tmp_path: Path, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "_gpus", 1.0)
+    run = Run(plan_of(tmp_path, toy_graph()), name="toy")
+    with pytest.raises(UserError) as caught:
+        run.execute(executor)
+    assert "executor.gpus=1, 0 there" in str(caught.value)
 
 
 def test_a_failure_crosses_processes_with_its_first_cause(
