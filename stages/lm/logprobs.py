@@ -14,7 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from stages.lm.batching import SequenceBatch, pad_right
 
-CHUNK_TOKENS = 4096  # rows of logits alive at once: 4,096 x V floats
+# Logits made at once: so many rows, and no more than so many bytes of them, which are 441 rows of a
+# vocabulary of 151,936.
+CHUNK_TOKENS, CHUNK_BYTES = 4096, 2**28
 
 
 def hidden_states(backbone: Any, input_ids: Tensor) -> Tensor:
@@ -65,17 +67,21 @@ def token_figures(
     head: Any, hidden: Tensor, targets: Tensor, temperature: float, with_entropy: bool
 ) -> Tensor:
     """(1, N) log-probs of `targets`, or (2, N) with entropies; logits recomputed in backward."""
+    rows = min(CHUNK_TOKENS, chunk_rows(head))
     parts = [
         _chunk_figures(head, states, tokens, temperature, with_entropy)
-        if len(hidden) <= CHUNK_TOKENS
+        if len(hidden) <= rows
         else checkpoint(
             _chunk_figures, head, states, tokens, temperature, with_entropy, use_reentrant=False
         )
-        for states, tokens in zip(
-            torch.split(hidden, CHUNK_TOKENS), torch.split(targets, CHUNK_TOKENS), strict=True
-        )
+        for states, tokens in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
     ]
     return torch.cat(parts, dim=1)
+
+
+def chunk_rows(head: Any) -> int:
+    """How many rows of float32 logits CHUNK_BYTES hold."""
+    return max(1, CHUNK_BYTES // (4 * int(head.out_features)))
 
 
 def _chunk_figures(

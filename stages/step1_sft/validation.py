@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from stages.lm.batching import micro_batches, pad_right
-from stages.lm.logprobs import hidden_states
+from stages.lm.logprobs import chunk_rows, hidden_states
 from stages.step1_sft.sequences import NO_LOSS, Sequence
 
 TOKENS_A_FORWARD = 8192
@@ -44,7 +44,14 @@ def _sums(model: Any, sequences: Rows[Sequence], pad_token_id: int) -> Tensor:
     labels = pad_right([sequence.labels for sequence in sequences], NO_LOSS)[:, 1:]
     counted = labels != NO_LOSS
     hidden = hidden_states(model.get_decoder(), input_ids)[:, :-1][counted]
-    logits, targets = model.get_output_embeddings()(hidden).float(), labels[counted]
+    targets, head = labels[counted], model.get_output_embeddings()
+    rows = chunk_rows(head)
+    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+    return sum((_chunk_sums(head, *part) for part in parts), torch.zeros(3, dtype=torch.float64))
+
+
+def _chunk_sums(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    logits = head(hidden).float()
     loss = cross_entropy(logits, targets, reduction="sum")
     correct = (logits.argmax(-1) == targets).sum()
-    return torch.stack([loss.double(), correct.double(), counted.sum().double()])
+    return torch.stack([loss.double(), correct.double(), torch.tensor(len(targets)).double()])

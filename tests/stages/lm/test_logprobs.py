@@ -7,7 +7,12 @@ import torch
 
 from stages.lm import logprobs as under_test
 from stages.lm.batching import SequenceBatch, collate, micro_batches
-from stages.lm.logprobs import document_loss, response_logprobs, response_logprobs_and_entropy
+from stages.lm.logprobs import (
+    chunk_rows,
+    document_loss,
+    response_logprobs,
+    response_logprobs_and_entropy,
+)
 
 PROMPTS, RESPONSES = [[5, 7, 8], [6], [9, 10]], [[4, 2], [11, 12, 13, 2], [14]]
 
@@ -62,6 +67,22 @@ def test_chunks_change_neither_values_nor_gradients(tiny_model, monkeypatch):
     whole = values_and_gradients()
     monkeypatch.setattr(under_test, "CHUNK_TOKENS", 2)
     torch.testing.assert_close(values_and_gradients(), whole)
+
+
+def test_a_large_vocabulary_makes_the_chunks_shorter(monkeypatch):
+    """441 rows of 151,936 float32 logits are the most that 256 MiB hold."""
+    assert chunk_rows(torch.nn.Linear(1, 151_936, device="meta")) == 441
+    monkeypatch.setattr(under_test, "CHUNK_BYTES", 100)
+    assert chunk_rows(torch.nn.Linear(1, 150, device="meta")) == 1
+
+
+def test_no_more_logits_than_a_chunk_are_made(tiny_model, monkeypatch):
+    rows = []
+    monkeypatch.setattr(under_test, "CHUNK_BYTES", 4 * tiny_model.config.vocab_size * 2)
+    tiny_model.lm_head.register_forward_hook(lambda *parts: rows.append(len(parts[2])))
+    response_logprobs(tiny_model, collate(PROMPTS, RESPONSES, 0)).sum().backward()
+    assert max(rows) == 2
+    assert sum(rows) == 2 * 7  # once, and once again in the backward
 
 
 def test_document_loss_is_the_models_own_cross_entropy(tiny_model):
