@@ -7,8 +7,9 @@ plain computation over all logits and against TRL's fused head: one JSON line.
 Each side in a fresh process. Measured is the highest resident set the kernel kept (VmHWM, reset
 before), less what was resident with weights and hidden states made and no gradient yet: logits,
 what the backward keeps, and the gradients themselves. With `plain_batch` below `batch` the plain
-side's memory is computed: all of it but the head's gradient is linear in the batch. `max_difference` is the largest absolute
-difference of a value or gradient between a side and the plain one, for batches of `plain_batch`.
+side's memory is computed: all of it but the head's gradient is linear in the batch.
+`max_difference` is the largest absolute difference of a value or gradient between a side and the
+plain one, for batches of `plain_batch`.
 """
 
 import argparse

@@ -142,7 +142,8 @@ def typed(composed: DictConfig) -> PipelineConfig:
 def _is_told_elsewhere(fault: UserError) -> bool:
     """Stages refer to these groups, which tell of their own keys."""
     rewards = ("align.reward", "evaluation.reward")
-    copies = (*rewards, "align.rollout", "align.placement", "sft.peft", "ppo_init.peft")
+    peft = ("sft.peft", "ppo_init.peft")
+    copies = (*rewards, *peft, "align.rollout", "align.placement", "sft_selected.select")
     copied = tuple(f"{copy}{end}" for copy in copies for end in ".:")
     return any(text.startswith(copied) for text in (fault.what, fault.got))
 

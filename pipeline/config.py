@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.fingerprint import effective
 from pipeline.tracking.config import TrackingConfig
-from pipeline.workflow import MEMBER, Selection
+from pipeline.workflow import MEMBER, SELECTED, Selection
 from reward.config import RewardConfig
 from stages.contracts import GoldKind, StageConfig, UserError, check_not_negative
 from stages.lm.engines.config import RolloutConfig
@@ -20,7 +20,7 @@ from stages.lm.precision import PrecisionConfig
 from stages.step0_base.config import BaseConfig
 from stages.step0_data.config import DemonstrationsConfig, PromptsConfig, TextConfig
 from stages.step0_data.files_config import FilesConfig, PromptFilesConfig
-from stages.step1_sft.config import PpoInitConfig, SftConfig
+from stages.step1_sft.config import PpoInitConfig, Select, SftConfig, SftSelectedConfig
 from stages.step2_reward.config import ComparisonsConfig, CompletionsConfig, RewardModelConfig
 from stages.step2_reward.ensemble_config import EnsembleConfig, member_configs
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
@@ -95,6 +95,7 @@ class GivenConfig:
     text: str | None = None
     base: str | None = None
     sft: str | None = None
+    sft_selected: str | None = None
     ppo_init: str | None = None
     completions: str | None = None
     comparisons: str | None = None
@@ -152,6 +153,7 @@ class PipelineConfig(RunConfig):
     data: DataConfig
     base: BaseConfig
     sft: SftConfig
+    sft_selected: SftSelectedConfig
     ppo_init: PpoInitConfig | SameAsSftConfig
     completions: CompletionsConfig
     comparisons: ComparisonsConfig
@@ -247,6 +249,8 @@ def stage_configs(config: PipelineConfig) -> dict[str, StageConfig]:
     }
     if isinstance(config.ppo_init, PpoInitConfig):
         configs["ppo_init"] = config.ppo_init
+    if config.sft.select is Select.reward_model:
+        configs[SELECTED] = config.sft_selected
     if config.ensemble.members > 1:
         members = member_configs(config.reward_model, config.ensemble)
         configs |= {f"{MEMBER}{number}": member for number, member in enumerate(members, start=1)}

@@ -25,7 +25,7 @@ from stages.step3_policy.ppo.config import PpoConfig
 GIB = 2**30
 TABLES_AND_LOGS = 64 * 2**20
 ADAM_CHECKPOINTS = 2 * 3
-ADAPTED = ("sft", "ppo_init", "reward_model")
+ADAPTED = ("sft", "sft_selected", "ppo_init", "reward_model")
 KEPT_MODELS = {"base": 1, "sft": 1, "ppo_init": 1, "policy": 2}
 WORKING_MODELS = {
     "base": ADAM_CHECKPOINTS,

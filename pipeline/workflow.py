@@ -12,6 +12,9 @@
     demonstrations, prompts and text come from the embedded world or from files; comparisons too may
     come from files, and then there are no completions
 
+    with sft.select=reward_model, sft_selected is made of sft, reward_model and prompts; DPO,
+    best_of_n, evaluation and ppo_init=same_as_sft then read it in place of sft
+
     policy reads    ppo         ppo_init, reward_model, prompts, text; judge with select=proxy_judge
                                 no reward_model with reward.model.weight=0, and then evaluation
                                 reads neither that nor comparisons
@@ -35,6 +38,7 @@ from pipeline.errors import nearest
 from stages.contracts import StageConfig, UserError
 from stages.lm.peft.config import PeftKind
 from stages.step0_data.files_config import FilesConfig
+from stages.step1_sft.config import SftSelectedConfig
 from stages.step2_reward.config import ComparisonsConfig, RewardModelConfig
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
 from stages.step3_policy.ppo.config import PpoConfig, Select
@@ -44,6 +48,7 @@ TARGET = "evaluation"
 DATA = ("demonstrations", "prompts", "text")
 JUDGE = "judge"
 KINDS = {JUDGE: "reward_model"}  # what an asset is, where it is called by another name
+SELECTED = "sft_selected"  # the SFT epoch that the reward model chose
 MEMBER = "reward_member_"  # and a number from 1: a reward model of an ensemble
 Graph = dict[str, "Stage"]
 Row = tuple[str, str, dict[str, str]]  # asset, function, reads
@@ -90,7 +95,9 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
         policy_reads += f" {JUDGE}"
         configs = {**configs, JUDGE: configs["reward_model"]}
     on_base = _base_of_adapters(policy)
-    start = {"ppo_init": "ppo_init" if "ppo_init" in configs and align is PpoConfig else "sft"}
+    sft = {"sft": SELECTED if SELECTED in configs else "sft"}
+    own_start = "ppo_init" in configs and align is PpoConfig
+    start = {"ppo_init": "ppo_init" if own_start else sft["sft"]}
     table: list[Row] = [
         *((asset, _data_function(asset, configs[asset]), {}) for asset in DATA),
         ("base", "stages.step0_base.base:run", _same("text")),
@@ -99,16 +106,21 @@ def workflow(configs: Mapping[str, StageConfig]) -> Graph:
         ("completions", "stages.step2_reward.completions:run", _same("sft prompts")),
         _comparisons(configs["comparisons"]),
         *_reward_models(configs),
+        (
+            SELECTED,
+            "stages.step1_sft.selected:run",
+            _same("sft reward_model prompts") | _base_of_adapters(configs.get(SELECTED)),
+        ),
         (JUDGE, "stages.step2_reward.reward_model:run", {}),
         (
             "policy",
             policy_function,
-            _same(policy_reads) | on_base | (start if align is PpoConfig else {}),
+            _same(policy_reads) | on_base | (start if align is PpoConfig else sft),
         ),
         (
             "evaluation",
             "stages.step4_evaluation.evaluate:run",
-            _same(f"policy sft base prompts text{reward_model}{labels}") | start,
+            _same(f"policy sft base prompts text{reward_model}{labels}") | sft | start,
         ),
     ]
     return {
@@ -151,9 +163,9 @@ def _reward_models(configs: Mapping[str, StageConfig]) -> list[Row]:
     ] + table
 
 
-def copies_adapters(config: StageConfig) -> bool:
-    """Whether a stage trains copies of the adapters of what it reads."""
-    if not isinstance(config, RewardModelConfig | DpoConfig | PpoConfig):
+def copies_adapters(config: StageConfig | None) -> bool:
+    """Whether a stage works on the adapters of what it reads."""
+    if not isinstance(config, RewardModelConfig | DpoConfig | PpoConfig | SftSelectedConfig):
         return False
     return config.peft is PeftKind.lora
 
@@ -170,7 +182,7 @@ def reads_as_text(config: StageConfig) -> bool:
     return isinstance(config, EvaluationConfig)
 
 
-def _base_of_adapters(config: StageConfig) -> dict[str, str]:
+def _base_of_adapters(config: StageConfig | None) -> dict[str, str]:
     return _same("base") if copies_adapters(config) else {}
 
 

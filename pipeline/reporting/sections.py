@@ -186,6 +186,13 @@ SFT = _language_model(
     "Supervised fine-tuning (sft)",
     "Cross-entropy of the demonstrated responses; the epoch of the lowest held-out loss is kept.",
 )
+SFT_SELECTED = Panel(
+    "Choice of the epoch (sft_selected)",
+    "reward-model score",
+    {"sft_selected/reward": "mean over validation prompts"},
+    "The reward model's favourite is what DPO, best-of-n and evaluation take as SFT.",
+    "epoch",
+)
 PPO_INIT = _language_model(
     "Start of the policy (ppo_init)",
     "As sft, with pretraining text mixed in: PPO starts here and measures its KL from here.",
@@ -195,5 +202,8 @@ PPO_INIT = _language_model(
 SECTIONS: tuple[tuple[str, Mapping[str, Sequence[Panel]]], ...] = (
     ("Policy", {"policy": (*PPO, *DPO, *BEST_OF_N)}),
     ("Reward model", {"reward_model": REWARD_MODEL}),
-    ("Language models", {"base": [BASE], "sft": [SFT], "ppo_init": [PPO_INIT]}),
+    (
+        "Language models",
+        {"base": [BASE], "sft": [SFT], "sft_selected": [SFT_SELECTED], "ppo_init": [PPO_INIT]},
+    ),
 )

@@ -74,7 +74,9 @@ def token_figures(
         else checkpoint(
             _chunk_figures, head, states, tokens, temperature, with_entropy, use_reentrant=False
         )
-        for states, tokens in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+        for states, tokens in zip(
+            torch.split(hidden, rows), torch.split(targets, rows), strict=True
+        )
     ]
     return torch.cat(parts, dim=1)
 

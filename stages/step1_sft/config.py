@@ -1,6 +1,7 @@
 """Settings of SFT and of the PPO initialisation model; defaults are the paper's (App. C.1, C.3)."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from stages.contracts import (
     StageConfig,
@@ -11,7 +12,7 @@ from stages.contracts import (
     no_effect,
 )
 from stages.lm.adamw import AdamWConfig
-from stages.lm.peft.config import PeftConfig
+from stages.lm.peft.config import PeftConfig, PeftKind
 
 
 @dataclass(kw_only=True)
@@ -43,12 +44,49 @@ class FineTuningConfig(AdamWConfig, StageConfig):
         check_fine_tuning(self)
 
 
+class Select(StrEnum):
+    """What chooses among the epochs of SFT.
+
+    validation_loss: the lowest. reward_model: the paper's rule, the highest reward-model score on
+    validation prompts; its choice is the asset `sft_selected`.
+    """
+
+    validation_loss = "validation_loss"
+    reward_model = "reward_model"
+
+
 @dataclass(kw_only=True)
 class SftConfig(FineTuningConfig):
-    """SFT on demonstrations; every epoch is kept. Rate and epochs of the 1.3B model."""
+    """SFT on demonstrations; every epoch is kept. Rate and epochs of the 1.3B model.
+
+    select: changes nothing in sft itself, which the reward model begins as; with `reward_model`
+    there is an asset `sft_selected` beside it.
+    """
 
     lr: float = 9.65e-6
     epochs: int = 16
+    select: Select = field(default=Select.validation_loss, metadata={"affects_result": False})
+
+
+@dataclass(kw_only=True)
+class SftSelectedConfig(StageConfig):
+    """The choice among SFT's epochs by reward-model score (App. C.1).
+
+    select: that of sft, which decides whether the stage is there at all. num_prompts: validation
+    prompts that every epoch answers once. peft: whether the epochs are adapters.
+    """
+
+    select: Select = Select.validation_loss
+    num_prompts: int = 512
+    temperature: float = 1.0
+    max_prompt_tokens: int = 1024
+    max_response_tokens: int = 1024
+    sequences_per_batch: int = 256
+    peft: PeftKind = PeftKind.none
+
+    def __post_init__(self) -> None:
+        positive = ("num_prompts", "temperature", "max_prompt_tokens", "max_response_tokens")
+        check_positive(self, *positive, "sequences_per_batch")
 
 
 @dataclass(kw_only=True)

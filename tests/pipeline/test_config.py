@@ -138,6 +138,14 @@ def test_ppo_init_may_be_the_sft_asset() -> None:
     assert "ppo_init" not in stage_configs(compose(["ppo_init=same_as_sft"]))
 
 
+def test_the_choice_of_the_epoch_is_an_asset_of_its_own() -> None:
+    """sft is the same either way: it is trained once."""
+    usual, chosen = compose([]), compose(["sft.select=reward_model"])
+    assert "sft_selected" not in stage_configs(usual)
+    assert "sft_selected" in stage_configs(chosen)
+    assert run_id(usual) != run_id(chosen)
+
+
 def test_selection_of_the_graph() -> None:
     chosen = selection(compose(["to_stage=sft", "force=[base]", "given.text=somewhere"]))
     assert (chosen.to_stage, chosen.force) == ("sft", ("base",))

@@ -65,6 +65,21 @@ def test_dpo_is_evaluated_against_the_reward_model_and_starts_from_sft() -> None
     assert selected["evaluation"].reads["ppo_init"] == "sft"
 
 
+@pytest.mark.parametrize("policy", [PpoConfig(), DpoConfig(), BestOfNConfig()])
+def test_an_epoch_selected_by_reward_takes_the_place_of_sft(policy: StageConfig) -> None:
+    """But for the reward model and what it learns from: there would be a circle."""
+    configs = {asset: StageConfig() for asset in (*ASSETS.split(), "sft_selected")}
+    del configs["ppo_init"]
+    graph = workflow({**configs, "policy": policy})
+    assert graph_faults(graph, Selection()) == []
+    assert graph["sft_selected"].reads == {
+        name: name for name in ("sft", "reward_model", "prompts")
+    }
+    readers = {asset for asset, stage in graph.items() if "sft_selected" in stage.reads.values()}
+    assert readers == {"policy", "evaluation"}
+    assert graph["completions"].reads["sft"] == graph["reward_model"].reads["sft"] == "sft"
+
+
 def test_without_a_config_for_ppo_init_ppo_starts_from_sft() -> None:
     graph = real(PpoConfig(), without="ppo_init")
     assert graph["policy"].reads["ppo_init"] == "sft"

@@ -67,6 +67,34 @@ def test_sft_continues_bit_for_bit(
     assert model_hash(tmp_path / "out/model/adapter") == model_hash(sft / "model/adapter")
 
 
+def test_an_epoch_selected_by_reward_is_its_adapter_merged(
+    world: Path, sft: Path, reward_model: Path, tmp_path: Path
+) -> None:
+    """Mutations: the base's own responses are scored; another epoch's adapter is published."""
+    from stages.step1_sft import selected
+    from stages.step1_sft.config import SftSelectedConfig
+
+    (tmp_path / "out").mkdir()
+    report = selected.run(
+        SftSelectedConfig(max_response_tokens=8, peft=PeftKind.lora),
+        sft=sft,
+        reward_model=reward_model,
+        prompts=world / "prompts",
+        out=tmp_path / "out",
+        context=context_at(tmp_path),
+        base=world / "base",
+    )
+    epoch = sft / "epochs" / f"epoch_{int(report.metrics['selected_epoch']):02d}"
+    assert model_hash(tmp_path / "out/model/adapter") == model_hash(epoch / "adapter")
+    assert report.contract["base_sha256"] == model_hash(world / "base" / "model")
+    tokens = torch.arange(5, 25)[None]
+    apart = load_adapted(world / "base/model", epoch)
+    merged = load_causal_lm(tmp_path / "out/model")
+    assert torch.allclose(merged(tokens).logits, apart(tokens).logits, atol=1e-5)
+    first, second = json.loads((tmp_path / "out" / "epochs.json").read_text())
+    assert first["reward"] != second["reward"]
+
+
 def test_reward_model_learns_and_opens_without_peft(reward_model: Path) -> None:
     figures = json.loads((reward_model / "calibration.json").read_text())
     assert figures
