@@ -44,8 +44,8 @@ class ExecutorConfig:
 
     retries: further tries of a stage whose worker died. time_limit_s: stages then checkpoint and
     the run ends; the next one continues. capture_output: what stages print goes to their logs;
-    false leaves it on the terminal, as a debugger needs it. gpus: of each stage's own process; what
-    has worker groups beside it is told by placement.gpus.
+    false leaves it on the terminal, as a debugger needs it. gpus: of each stage's own process, and
+    of the vLLM that it starts; worker groups have placement.gpus.
     """
 
     kind: ExecutorKind = ExecutorKind.ray

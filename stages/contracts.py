@@ -94,6 +94,10 @@ class StageConfig:
         """The processes that the stage wants beside its own."""
         return []
 
+    def computes(self) -> bool:
+        """Whether the stage's own process, or one that it starts itself, has use for a GPU."""
+        return not self.worker_groups()
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupShape:

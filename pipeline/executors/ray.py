@@ -36,7 +36,7 @@ class RayExecutor:
     """Runs requests on a Ray cluster that it starts or joins.
 
     retries: of a stage whose worker process died; a stage that raises is not tried again. gpus: of
-    a stage's process, where it has no worker groups.
+    the process of a stage that computes there, or starts vLLM there.
     """
 
     def __init__(self, config: ClusterConfig, retries: int, gpus: float = 0.0) -> None:
@@ -65,7 +65,7 @@ class RayExecutor:
         """Start a task with the asset's name, on as many CPUs as the stage has threads."""
         shapes = request.config.worker_groups()
         there = {kind: ray.cluster_resources().get(kind, 0.0) for kind in ("CPU", "GPU")}
-        if fault := too_little(shapes, there) or no_gpu(0 if shapes else self._gpus, there["GPU"]):
+        if fault := too_little(shapes, there) or no_gpu(self._gpus_of(request), there["GPU"]):
             self._refused.append(_failed(request, fault.what, user_error=fault))
         else:
             self._start(_Try(request=request))
@@ -75,14 +75,17 @@ class RayExecutor:
         request, shapes = tried.request, tried.request.config.worker_groups()
         options: dict[str, Any] = {"name": request.asset, "max_retries": self._retries}
         options["num_cpus"] = min(request.config.threads, self.parallel)
-        options["num_gpus"] = 0 if shapes else self._gpus
-        request = replace(request, gpus=options["num_gpus"])
+        options["num_gpus"] = self._gpus_of(request)
+        request = replace(request, gpus=0.0 if shapes else options["num_gpus"])
         if shapes:
             folder = Store(request.store).work(request.fingerprint).folder / LOGS
             tried.groups = Groups(shapes, tried.attempt, folder)
             request = replace(request, workers=tried.groups.handles)
             options |= {"num_cpus": 0, "max_retries": 0}
         self._running[ray.remote(run_stage).options(**options).remote(request)] = tried
+
+    def _gpus_of(self, request: StageRequest) -> float:
+        return self._gpus if request.config.computes() else 0.0
 
     def finished(self, timeout_s: float) -> list[Outcome]:
         """Collect the tasks that ended; waits up to `timeout_s` for the first."""

@@ -27,6 +27,12 @@ def test_one_process_is_the_stages_own() -> None:
     assert policy_of().placement.of("policy").backend is BackendKind.none
 
 
+def test_a_stage_beside_worker_groups_has_use_for_a_gpu_where_it_starts_vllm() -> None:
+    assert policy_of().computes()
+    assert not policy_of("placement.processes=2").computes()
+    assert policy_of("placement.processes=2", "rollout=vllm").computes()
+
+
 def test_options_map_roles_to_groups() -> None:
     assert shapes("placement.processes=2") == {"all": (2, 1.0)}
     split = shapes("placement=split", "placement.processes=2", "placement.cpus=0.5")

@@ -212,6 +212,10 @@ class PpoConfig(AdamWConfig, StageConfig):
         """The processes of these roles; none where the stage's own does."""
         return self.placement.groups(self.roles())
 
+    def computes(self) -> bool:
+        """Beside worker groups it starts vLLM."""
+        return self.rollout.kind is EngineKind.vllm or super().computes()
+
     def cautions(self) -> list[str]:
         """What is allowed, and seldom meant: truncated sampling, published GRPO's KL."""
         cautions = sampling_cautions(self.rollout)
