@@ -34,8 +34,10 @@ def main(arguments: Sequence[str]) -> int:
     from pipeline.exporting.writing import write_export  # torch: after all was found right
 
     disable_progress_bar()
+    wish = _wish(asked, arguments)
+    wish.check(exported)
     with new_folder(asked.to) as out:
-        checked = write_export(exported, _wish(asked, arguments), out)
+        checked = write_export(exported, wish, out)
     _print(asked, checked)
     return 0
 
@@ -54,6 +56,12 @@ def _parse(arguments: Sequence[str]) -> Namespace:
         help="the whole model, or only what a run with adapters trained",
     )
     parser.add_argument("--dtype", choices=list(WEIGHT_BYTES), default="float32")
+    parser.add_argument(
+        "--quantise",
+        "--quantize",
+        choices=["int8", "int4", "gptq", "awq"],
+        help="the linear layers; --dtype is then what is left",
+    )
     parser.add_argument(
         "--base-model",
         metavar="NAME",
@@ -83,12 +91,14 @@ def _needed(exported: Exported, asked: Namespace) -> int:
 def _wish(asked: Namespace, arguments: Sequence[str]) -> "Wish":
     from pipeline.exporting.writing import Wish
     from stages.step4_evaluation.export.folder import Dtype
+    from stages.step4_evaluation.export.quantise import Quantise
 
     return Wish(
         name=asked.to.absolute().name,
         options=_options(asked, arguments),
         adapter=asked.what == "adapter",
         dtype=Dtype(asked.dtype),
+        quantise=Quantise(asked.quantise) if asked.quantise else None,
         base_model=asked.base_model,
         license=asked.license,
         rows=asked.check_rows,
@@ -97,7 +107,7 @@ def _wish(asked: Namespace, arguments: Sequence[str]) -> "Wish":
 
 def _options(asked: Namespace, arguments: Sequence[str]) -> str:
     """The command's options as typed, without what only says where things lie."""
-    names = ("asset", "what", "dtype", "base_model", "license", "check_rows")
+    names = ("asset", "what", "dtype", "quantise", "base_model", "license", "check_rows")
     given = [
         part
         for name in names

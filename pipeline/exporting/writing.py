@@ -11,8 +11,10 @@ from pipeline.exporting.card import CONFIG_FILE, Checked, Example, Form, model_c
 from pipeline.exporting.source import Exported, base_name, hub_name, license_of
 from pipeline.exporting.target import RECORD_FILE
 from pipeline.runs import CONFIG_FILE as RUN_CONFIG
+from stages.contracts import UserError
 from stages.lm.chat import render_prompt
 from stages.lm.loading import load_tokenizer
+from stages.lm.peft.adapters import adapter_of
 from stages.lm.rollout import Sampling
 from stages.records.schemas import Demonstration, Message
 from stages.records.tables import iterate_table
@@ -25,6 +27,13 @@ from stages.step4_evaluation.export.folder import (
     write_adapter,
     write_merged,
 )
+from stages.step4_evaluation.export.quantise import (
+    PACKAGE,
+    WORDS,
+    Quantise,
+    check_quantise,
+    write_quantised,
+)
 
 CHECKED_TOKENS = 64  # of a response, at most
 HELLO: list[Message] = [{"role": "user", "content": "Hello"}]
@@ -34,17 +43,51 @@ HELLO: list[Message] = [{"role": "user", "content": "Hello"}]
 class Wish:
     """What the user asked for.
 
-    name: the folder's. options: as typed. base_model: the base by a name that others can open.
-    rows: of each table, for the comparison with the original; 0: none.
+    name: the folder's. options: as typed. dtype: of what is not quantised. base_model: the base by
+    a name that others can open. rows: of each table, for the comparison with the original; 0: none.
     """
 
     name: str
     options: str
     adapter: bool
     dtype: Dtype
+    quantise: Quantise | None
     base_model: str | None
     license: str | None
     rows: int
+
+    @property
+    def weights(self) -> str:
+        """How they are kept, in words."""
+        if self.adapter:
+            return "an adapter in float32"
+        if self.quantise is not None:
+            return f"{WORDS[self.quantise]}, the rest in {self.dtype.value}"
+        return self.dtype.value
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The packages that open it."""
+        more = ("peft",) if self.adapter else (PACKAGE,) if self.quantise else ()
+        return ("transformers", *more)
+
+    def check(self, exported: Exported) -> None:
+        """Refuse what cannot be made.
+
+        Raises:
+            UserError: an adapter of a model that has none, or quantised; a library is missing.
+        """
+        if self.adapter:
+            adapter_of(exported.model)
+        if self.quantise is None:
+            return
+        check_quantise(self.quantise)
+        if self.adapter or exported.scores:
+            raise UserError(
+                "only a whole language model can be quantised",
+                got="an adapter" if self.adapter else exported.asset,
+                do="leave --quantise out",
+            )
 
 
 def write_export(exported: Exported, wish: Wish, out: Path) -> Checked:
@@ -54,6 +97,8 @@ def write_export(exported: Exported, wish: Wish, out: Path) -> Checked:
     base = base_name(exported, wish.base_model)
     if wish.adapter:
         write_adapter(source, out, base)
+    elif wish.quantise is not None:
+        write_quantised(source, out, wish.quantise, wish.dtype)
     else:
         write_merged(source, out, wish.dtype)
     size = folder_size(out)
@@ -62,12 +107,12 @@ def write_export(exported: Exported, wish: Wish, out: Path) -> Checked:
         name=wish.name,
         options=wish.options,
         adapter=wish.adapter,
-        quantised=False,
-        weights="an adapter in float32" if wish.adapter else wish.dtype.value,
+        quantised=wish.quantise is not None,
+        weights=wish.weights,
         base=base,
         base_on_hub=hub_name(base),
         license=wish.license or license_of(base),
-        needs=("transformers", "peft") if wish.adapter else ("transformers",),
+        needs=wish.needs,
         size=size,
     )
     (out / "README.md").write_text(model_card(exported, form, example(exported), checked))

@@ -126,6 +126,50 @@ def test_a_reward_model_scores_up_to_its_stated_bias(
     assert rows[1][2] == "100.00%"
 
 
+@pytest.mark.parametrize(("kind", "bytes_a_weight"), [("int8", 1), ("int4", 0.5)])
+def test_quantised_weights_open_again(
+    run: Path, export: Export, kind: str, bytes_a_weight: float
+) -> None:
+    """Fewer bytes, and figures beside the original's, which are those of what is on the disk."""
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM
+
+    folder = export("--quantise", kind)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    layer, width = "model.layers.0.mlp.up_proj.weight", (32, 16)
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        stored = file.get_tensor(layer)
+    assert stored.nbytes == bytes_a_weight * width[0] * width[1]
+    row = read_table(assets(run) / "demonstrations" / "validation.parquet", Demonstration)[0]
+    tokens = torch.tensor([encode_prompt(load_tokenizer(folder), row.prompt)])
+    original = load_causal_lm(assets(run) / "policy" / "model")
+    with torch.no_grad():
+        apart = (model(tokens).logits - original(tokens).logits).abs().max()
+    assert 0 < apart < 0.5
+    record = json.loads((folder / "export.json").read_text())
+    checked = {name: found for name, *found in record["checked"]["rows"]}
+    whole, exported = checked["perplexity of demonstrations"]
+    assert whole != exported
+    assert float(whole) == pytest.approx(float(exported), rel=0.05)
+    assert record["needs"] == ["transformers", "bitsandbytes"]
+
+
+def test_what_cannot_be_quantised_is_told(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [str(run), "--to", str(tmp_path / "out"), "--quantise"]
+    for kind in ("gptq", "awq"):
+        with pytest.raises(UserError, match=f"{kind} is not made in this environment"):
+            main([*asked, kind])
+    with pytest.raises(UserError, match="only a whole language model"):
+        main([*asked, "int8", "--asset", "reward_model"])
+    monkeypatch.setattr("stages.step4_evaluation.export.quantise.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs the package bitsandbytes") as caught:
+        main([*asked, "int4"])
+    assert "[quantise]" in caught.value.do
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_card_says_what_it_is(export: Export) -> None:
     card = (export("--license", "mit", "--base-model", "owner/base") / "README.md").read_text()
     _, head, body = card.split("---\n", 2)
