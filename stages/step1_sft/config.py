@@ -7,6 +7,7 @@ from stages.contracts import (
     StageConfig,
     UserError,
     check_divides,
+    check_not_negative,
     check_positive,
     check_share,
     no_effect,
@@ -15,13 +16,40 @@ from stages.lm.adamw import AdamWConfig
 from stages.lm.peft.config import PeftConfig, PeftKind
 
 
+class LossOn(StrEnum):
+    """Which tokens of a demonstration carry loss.
+
+    completion: the response. assistant: the assistant's earlier turns in the prompt too. all: every
+    token.
+    """
+
+    completion = "completion"
+    assistant = "assistant"
+    all = "all"
+
+
+class Packing(StrEnum):
+    """Whether demonstrations share rows of `max_length` tokens, in TRL's words.
+
+    bfd: best fit decreasing, each one whole. wrapped: one after another, cut where a row is full.
+    """
+
+    none = "none"
+    bfd = "bfd"
+    wrapped = "wrapped"
+
+
 @dataclass(kw_only=True)
 class FineTuningConfig(AdamWConfig, StageConfig):
     """What the two fine-tunings on demonstrations have in common.
 
     lr: peak rate; cosine to `final_lr_fraction` of it, after `warmup_steps`. batch_size: sequences
     an optimizer step; microbatch_size: sequences a forward. max_length: prompt and response, in
-    tokens; longer demonstrations are left out. loss_on_prompt: the paper does not say, False here.
+    tokens; longer demonstrations are left out. With `packing` a sequence is a row of max_length
+    tokens. loss_on: the paper does not say. neftune_alpha: noise on the embeddings of a sequence of
+    L tokens of size H, uniform in +-alpha / sqrt(L H) (Jain et al. 2023), in training alone; 0 for
+    none. gradient_checkpointing: activations are computed again in the backward, the same
+    gradients for less memory. liger: Triton kernels of the package `liger-kernel`, on a GPU.
     checkpoint_every, log_every: in optimizer steps.
     """
 
@@ -34,7 +62,11 @@ class FineTuningConfig(AdamWConfig, StageConfig):
     eps: float = 1e-8
     max_length: int = 2048
     residual_dropout: float = 0.2
-    loss_on_prompt: bool = False
+    loss_on: LossOn = LossOn.completion
+    packing: Packing = Packing.none
+    neftune_alpha: float = 0.0
+    gradient_checkpointing: bool = False
+    liger: bool = False
     peft: PeftConfig = field(default_factory=PeftConfig)  # the group `peft`
     group_by_length: bool = True
     checkpoint_every: int = no_effect(500)
@@ -121,5 +153,6 @@ def check_fine_tuning(config: FineTuningConfig) -> None:
     )
     config.check_adamw()
     check_positive(config, *positive)
+    check_not_negative(config, "neftune_alpha")
     check_share(config, "residual_dropout", "final_lr_fraction")
     check_divides(config, "microbatch_size", "batch_size")

@@ -8,12 +8,15 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from stages.contracts import Context, UserError
+from stages.lm.activations import checkpoint_activations
 from stages.lm.data_order import data_order, data_order_by_length
 from stages.lm.dropout import residual_dropout
+from stages.lm.liger import check_liger
 from stages.lm.optimisation import Schedule, ScheduleConfig
 from stages.lm.peft.adapters import lora_config
 from stages.lm.trl_runs import AfterStep, StageTrainer, TrlRun, common_arguments, train
-from stages.step1_sft.config import FineTuningConfig
+from stages.step1_sft.config import FineTuningConfig, Packing
+from stages.step1_sft.packing import PackedCollator, check_packing
 from stages.step1_sft.sequences import Sequence
 
 
@@ -40,12 +43,14 @@ def fine_tune(
             got=f"{len(sequences)} sequences, batch_size={config.batch_size}",
             do="lower batch_size and microbatch_size, or give more demonstrations",
         )
+    _prepare(model, config)
     trainer = SequenceTrainer(
         model=model,
         args=_arguments(config, context),
         train_dataset=ordered_dataset(sequences, config),
         processing_class=tokenizer,
         peft_config=lora_config(config.peft),
+        data_collator=_collator(tokenizer, config),
     )
     run = TrlRun(
         schedule=ScheduleConfig(
@@ -64,6 +69,21 @@ def fine_tune(
     return trainer.model
 
 
+def _prepare(model: Any, config: FineTuningConfig) -> None:
+    """Refuse what the model or this machine cannot do; set the model up for the rest."""
+    if config.liger:
+        check_liger()
+    if config.packing is not Packing.none:
+        check_packing(model)
+    if config.gradient_checkpointing:
+        checkpoint_activations(model)
+
+
+def _collator(tokenizer: Any, config: FineTuningConfig) -> PackedCollator | None:
+    """Of packed rows; None for TRL's own."""
+    return None if config.packing is Packing.none else PackedCollator(tokenizer.pad_token_id)
+
+
 def ordered_dataset(sequences: Rows[Sequence], config: FineTuningConfig) -> Dataset:
     """All epochs one after another, in the order in which they are trained on."""
     lengths = [len(sequence.input_ids) for sequence in sequences]
@@ -72,13 +92,13 @@ def ordered_dataset(sequences: Rows[Sequence], config: FineTuningConfig) -> Data
         if config.group_by_length
         else data_order(len(lengths), config.epochs, config.seed)
     )
-    rows = Dataset.from_dict(
-        {
-            "input_ids": [sequence.input_ids for sequence in sequences],
-            "labels": [sequence.labels for sequence in sequences],
-        }
-    )
-    return rows.select(order)
+    columns = {
+        "input_ids": [sequence.input_ids for sequence in sequences],
+        "labels": [sequence.labels for sequence in sequences],
+    }
+    if config.packing is not Packing.none:
+        columns["position_ids"] = [sequence.position_ids or [] for sequence in sequences]
+    return Dataset.from_dict(columns).select(order)
 
 
 def _arguments(config: FineTuningConfig, context: Context) -> SFTConfig:
@@ -98,4 +118,7 @@ def _arguments(config: FineTuningConfig, context: Context) -> SFTConfig:
         max_grad_norm=config.max_grad_norm,
         max_length=None,  # lengths are settled before
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,  # there are none, and TRL does not know `position_ids`
+        neftune_noise_alpha=config.neftune_alpha or None,
+        use_liger_kernel=config.liger,
     )

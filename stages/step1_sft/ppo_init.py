@@ -21,6 +21,7 @@ from stages.lm.peft.adapters import publish
 from stages.lm.token_cache import tokenized_documents
 from stages.step1_sft.config import PpoInitConfig
 from stages.step1_sft.fine_tuning import fine_tune
+from stages.step1_sft.packing import packed
 from stages.step1_sft.sequences import Sequence, document_sequences, read_demonstrations
 from stages.step1_sft.validation import token_figures
 
@@ -44,7 +45,7 @@ def run(
     train, too_long = read_demonstrations(config, tokenizer, demonstrations / "train.parquet")
     documents = tokenized_documents(text / "train.parquet", tokenizer, context)
     held_out = tokenized_documents(text / "validation.parquet", tokenizer, context)
-    train += mixed_in(config, documents, len(train))
+    train = packed(train + mixed_in(config, documents, len(train)), config)
     validation, _ = read_demonstrations(config, tokenizer, demonstrations / "validation.parquet")
     heldout = {
         "loss/validation": validation,

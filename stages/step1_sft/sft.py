@@ -3,8 +3,7 @@
     base, demonstrations -> model/ (the epoch of lowest validation loss), epochs/epoch_01/ ...
 
 The paper trains past the lowest validation loss and picks the epoch by reward-model score on
-validation prompts; every epoch is kept so that a later stage can choose that way. Left out here:
-packing and other formats of demonstrations than the table's.
+validation prompts; every epoch is kept so that a later stage can choose that way (`selected.py`).
 """
 
 import json
@@ -26,6 +25,7 @@ from stages.lm.peft.adapters import load_adapted, publish, save_adapter
 from stages.lm.peft.config import PeftKind
 from stages.step1_sft.config import SftConfig
 from stages.step1_sft.fine_tuning import fine_tune
+from stages.step1_sft.packing import packed
 from stages.step1_sft.sequences import Sequence, read_demonstrations
 from stages.step1_sft.validation import TokenFigures, token_figures
 
@@ -42,10 +42,11 @@ def run(
     validation, left_out = read_demonstrations(
         config, tokenizer, demonstrations / "validation.parquet"
     )
-    ends = epoch_ends(len(train), config.batch_size, config.epochs)
+    rows = packed(train, config)
+    ends = epoch_ends(len(rows), config.batch_size, config.epochs)
     kept = context.checkpoints / "epochs"
     keeper = EpochKeeper(kept, ends, validation, tokenizer, base / "model", config.peft.kind)
-    fine_tune(model, tokenizer, train, config, context, keeper.after_step)
+    fine_tune(model, tokenizer, rows, config, context, keeper.after_step)
     best = keeper.best()
     of_base = keeper.publish(best, out)
     figures = keeper.figures(best)
@@ -54,6 +55,7 @@ def run(
         "validation_accuracy": figures.accuracy,
         "selected_epoch": float(best),
         "demonstrations": float(len(train)),
+        "rows": float(len(rows)),
         "train_demonstrations_too_long": float(train_left_out),
         "validation_demonstrations_too_long": float(left_out),
     }

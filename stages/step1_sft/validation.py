@@ -46,7 +46,7 @@ def _sums(model: Any, sequences: Rows[Sequence], pad_token_id: int) -> Tensor:
     hidden = hidden_states(model.get_decoder(), input_ids)[:, :-1][counted]
     targets, head = labels[counted], model.get_output_embeddings()
     rows = chunk_rows(head)
-    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+    parts = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
     return sum((_chunk_sums(head, *part) for part in parts), torch.zeros(3, dtype=torch.float64))
 
 

@@ -127,3 +127,35 @@ def test_fewer_sequences_than_a_batch_is_the_users_fault(tiny_model, tiny_tokeni
 def test_impossible_settings_name_their_key(changes):
     with pytest.raises(UserError, match=next(iter(changes))):
         tiny_config(**changes)
+
+
+def test_noise_on_embeddings_in_training_alone(tiny_model, tiny_tokenizer, tmp_path):
+    """NEFTune: uniform in +-alpha / sqrt(L H), here 5 / sqrt(7 * 16) = 0.472 for the longest."""
+    embeddings, noise = tiny_model.get_input_embeddings(), {True: 0.0, False: 0.0}
+    before = len(embeddings._forward_hooks)
+
+    def see(_model, ids, states):
+        off = (states - embeddings.weight[ids]).abs().max()
+        noise[tiny_model.training] = max(noise[tiny_model.training], float(off.detach()))
+
+    layers = tiny_model.model.layers
+    hook = layers[0].register_forward_pre_hook(lambda *parts: seen.update(states=parts[1][0]))
+    seen = {}
+    decoder = tiny_model.model.register_forward_hook(
+        lambda _m, _a, kwargs, _o: see(_m, kwargs["input_ids"], seen["states"]), with_kwargs=True
+    )
+    config = tiny_config(neftune_alpha=5.0, lr=1e-12)
+    prepare_process(1, 0)
+    context = Context.at(tmp_path)
+    after = lambda step, model: {"loss/validation": token_figures(model, SEQUENCES, 0).loss}  # noqa: E731
+    fine_tune(tiny_model, tiny_tokenizer, SEQUENCES, config, context, after)
+    hook.remove()
+    decoder.remove()
+    assert 0.3 < noise[True] <= 5 / (7 * 16) ** 0.5 + 1e-6
+    assert noise[False] < 1e-6
+    assert len(embeddings._forward_hooks) == before
+
+
+def test_liger_is_refused_without_a_gpu(tiny_model, tiny_tokenizer, tmp_path):
+    with pytest.raises(UserError, match="a GPU"):
+        fit(tiny_model, tiny_tokenizer, tiny_config(liger=True), tmp_path)

@@ -4,16 +4,15 @@ import pytest
 
 from stages.contracts import UserError
 from stages.records.schemas import Demonstration
+from stages.step1_sft.config import LossOn
 from stages.step1_sft.sequences import document_sequences, encode_demonstrations
 
 RECORD = Demonstration(prompt=[{"role": "user", "content": "the cat"}], response="red dog")
 TOKENS = ["<bos>", "<user>", "the", "cat", "<assistant>", "red", "dog", "<eos>"]
 
 
-def encode(tokenizer, records, *, max_length=64, loss_on_prompt=False):
-    return encode_demonstrations(
-        tokenizer, records, max_length=max_length, loss_on_prompt=loss_on_prompt
-    )
+def encode(tokenizer, records, *, max_length=64, loss_on=LossOn.completion):
+    return encode_demonstrations(tokenizer, records, max_length=max_length, loss_on=loss_on)
 
 
 def test_loss_on_the_response_and_its_eos_only(tiny_tokenizer):
@@ -25,7 +24,7 @@ def test_loss_on_the_response_and_its_eos_only(tiny_tokenizer):
 
 
 def test_loss_on_the_prompt_is_an_option(tiny_tokenizer):
-    (sequence,) = encode(tiny_tokenizer, [RECORD], loss_on_prompt=True)
+    (sequence,) = encode(tiny_tokenizer, [RECORD], loss_on=LossOn.all)
     assert sequence.labels == sequence.input_ids
 
 
