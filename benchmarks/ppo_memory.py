@@ -95,22 +95,21 @@ def reply() -> None:
 
 def prepare(folder: Path, workload: Workload, model: str | None) -> None:
     """The base, a new adapter of SFT, and one of a reward model."""
-    from peft import get_peft_model
-
     from reward.model import new_reward_model
     from stages.lm.loading import load_causal_lm, load_tokenizer, save_model
-    from stages.lm.peft.adapters import adapt_classifier, adapter_of, lora_config, save_adapter
+    from stages.lm.peft.adapters import adapt, adapt_classifier, adapter_of, save_adapter
+    from stages.lm.peft.config import PeftKind
 
     base = Path(model) if model else folder / "base"
     if not model:
         save_model(random_model(), random_tokenizer(), base)
     tokenizer, network = load_tokenizer(base), load_causal_lm(base)
     config, sha256 = network.config, "0" * 64
-    adapted = get_peft_model(network, lora_config(peft_config(workload)))
-    save_adapter(adapted, folder / "start", sha256)
+    adapted = adapt(network, peft_config(workload), total_steps=workload.steps)
+    save_adapter(adapted, folder / "start", sha256, PeftKind.lora)
     reward_model = new_reward_model(base, seed=0).network
     judge = adapt_classifier(reward_model, adapter_of(folder / "start"))
-    save_adapter(judge, folder / "reward_model", sha256)
+    save_adapter(judge, folder / "reward_model", sha256, PeftKind.lora)
     for name, settings in {"start": config, "reward_model": reward_model.config}.items():
         settings.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
@@ -160,7 +159,7 @@ def trl(folder: Path, workload: Workload, model: str | None) -> None:
     from trl.trainer.sft_trainer import SFTTrainer
 
     from stages.lm.loading import load_tokenizer
-    from stages.lm.peft.adapters import lora_config
+    from stages.lm.peft.methods import library_config
     from stages.lm.trl_runs import common_arguments
 
     base, half = Path(model) if model else folder / "base", workload.length // 2
@@ -175,7 +174,7 @@ def trl(folder: Path, workload: Workload, model: str | None) -> None:
         args=SFTConfig(**arguments, dataset_kwargs={"skip_prepare_dataset": True}),
         train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
         processing_class=load_tokenizer(base),
-        peft_config=lora_config(peft_config(workload)),
+        peft_config=library_config(peft_config(workload), workload.steps),
     )
     trainer.train()
     reply()

@@ -17,7 +17,7 @@ from stages.contracts import GoldKind, StageConfig, UserError, check_not_negativ
 from stages.lm.engines.config import RolloutConfig
 from stages.lm.peft.config import PeftConfig, PeftKind
 from stages.lm.precision import PrecisionConfig
-from stages.step0_base.config import BaseConfig
+from stages.step0_base.config import BaseConfig, BaseKind
 from stages.step0_data.config import DemonstrationsConfig, PromptsConfig, TextConfig
 from stages.step0_data.files_config import FilesConfig, PromptFilesConfig
 from stages.step1_sft.config import PpoInitConfig, Select, SftConfig, SftSelectedConfig
@@ -181,11 +181,17 @@ class PipelineConfig(RunConfig):
                 got=", ".join(f"{group.name}: {group.processes}" for group in groups),
                 do="take executor=ray, or placement=colocated placement.processes=1",
             )
-        if self.ensemble.members > 1 and self.peft.kind is PeftKind.lora:
+        if self.ensemble.members > 1 and self.peft.kind.has_adapter:
             raise UserError(
                 "an ensemble is trained whole: PPO has one reward adapter beside its policy's",
-                got=f"ensemble.members={self.ensemble.members}, peft=lora",
+                got=f"ensemble.members={self.ensemble.members}, peft={self.peft.kind}",
                 do="take peft=none, or ensemble=none",
+            )
+        if self.peft.kind is PeftKind.bitfit and self.base.kind is BaseKind.scratch:
+            raise UserError(
+                "peft=bitfit finds no biases to train",
+                got="a base from scratch, which is a Llama",
+                do="take peft=lora, or a base with biases: gpt2, opt, gpt_neox, bloom, phi, qwen2",
             )
         self._check_gold()
 

@@ -17,8 +17,9 @@ from reward.endpoint_config import check_secrets
 from reward.functions import check_functions
 from stages.contracts import StageConfig, UserError
 from stages.lm.engines.config import check_engine
+from stages.lm.peft.config import check_library
 from stages.step0_base.config import BaseConfig, BaseKind
-from stages.step1_sft.config import SftConfig
+from stages.step1_sft.config import FineTuningConfig, SftConfig
 from stages.step2_reward.config import RewardModelConfig
 from stages.step3_policy.ppo.config import PpoConfig
 
@@ -38,7 +39,7 @@ def run_faults(plan: Plan, run_dir: Path) -> list[UserError]:
     """Every fault that would stop the planned work later."""
     unwritable = _unwritable({"store": plan.store.root, "run folder": run_dir})
     faults = unwritable + _damaged(plan) + _engine_faults(plan) + _adapter_faults(plan)
-    faults += _reward_faults(plan)
+    faults += _reward_faults(plan) + _library_faults(plan)
     return faults + ([] if unwritable else _disk_faults(plan))
 
 
@@ -92,12 +93,24 @@ def _adapter_faults(plan: Plan) -> list[UserError]:
         bases = _bases(plan, stage) if copies_adapters(stage.config) else {}
         if len(set(bases.values())) > 1:
             fault = UserError(
-                "with peft=lora what is trained together must lie on one base",
+                "adapters that are trained together must lie on one base",
                 got=", ".join(f"{asset}: {base}" for asset, base in bases.items()),
-                do="use artifacts that descend from one base with peft=lora, or peft=none",
+                do="use artifacts that descend from one base with this peft, or peft=none",
             )
             faults.append(fault)
     return faults
+
+
+def _library_faults(plan: Plan) -> list[UserError]:
+    """What makes adapters, and is not installed."""
+    configs = [plan.stages[asset].stage.config for asset in plan.to_run]
+    try:
+        for config in configs:
+            if isinstance(config, FineTuningConfig):
+                check_library(config.peft.kind)
+    except UserError as fault:
+        return [fault]
+    return []
 
 
 def _bases(plan: Plan, stage: Stage) -> dict[str, str]:

@@ -36,7 +36,6 @@ from graphlib import CycleError, TopologicalSorter
 
 from pipeline.errors import nearest
 from stages.contracts import StageConfig, UserError
-from stages.lm.peft.config import PeftKind
 from stages.step0_data.files_config import FilesConfig
 from stages.step1_sft.config import SftSelectedConfig
 from stages.step2_reward.config import ComparisonsConfig, RewardModelConfig
@@ -167,7 +166,7 @@ def copies_adapters(config: StageConfig | None) -> bool:
     """Whether a stage works on the adapters of what it reads."""
     if not isinstance(config, RewardModelConfig | DpoConfig | PpoConfig | SftSelectedConfig):
         return False
-    return config.peft is PeftKind.lora
+    return config.peft.has_adapter
 
 
 def _reward_model_begins(config: StageConfig) -> str:
@@ -178,7 +177,7 @@ def _reward_model_begins(config: StageConfig) -> str:
 def reads_as_text(config: StageConfig) -> bool:
     """Whether a stage gives text to a reward model that does not read the others' tokens."""
     if isinstance(config, PpoConfig):
-        return config.peft is PeftKind.none
+        return not config.peft.has_adapter
     return isinstance(config, EvaluationConfig)
 
 

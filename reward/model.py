@@ -26,6 +26,10 @@ from stages.lm.loading import (
     spare_special_token,
 )
 from stages.lm.logprobs import hidden_at_responses, hidden_states
+from stages.lm.peft import quantised
+from stages.lm.peft.config import PeftKind
+from stages.lm.peft.folders import ADAPTER, is_merged
+from stages.lm.peft.virtual_tokens import add_unmerged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,18 +89,25 @@ def project(head: nn.Module, hidden: Tensor) -> Tensor:
     return scalar.float()
 
 
-def new_reward_model(folder: Path, seed: int) -> RewardModel:
-    """A reward model on the language model in `folder`, its head drawn from `seed`."""
+def new_reward_model(folder: Path, seed: int, kind: PeftKind = PeftKind.none) -> RewardModel:
+    """A reward model on the language model in `folder`, its head drawn from `seed`.
+
+    kind: what is going to be trained; qlora's base is in 4 bits.
+    """
     from transformers import AutoModelForSequenceClassification
 
     check_model_folder(folder)
-    network = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        num_labels=1,
-        dtype=torch.float32,
-        local_files_only=True,
-        attn_implementation=attention(),
-    )
+    if kind is PeftKind.qlora:
+        network = quantised.load(AutoModelForSequenceClassification, folder, num_labels=1)
+    else:
+        network = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=1,
+            dtype=torch.float32,
+            local_files_only=True,
+            attn_implementation=attention(),
+        )
+    assert is_merged(folder / ADAPTER), f"{folder} is no plain language model"
     network.config.reward_bias = 0.0
     network.config.get_text_config().pad_token_id = load_reward_tokenizer(folder).pad_token_id
     initialise_head(network.score, seed)
@@ -129,6 +140,7 @@ def load_reward_model(folder: Path, *, foreign: bool = False) -> RewardModel:
     network = AutoModelForSequenceClassification.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, attn_implementation=attention()
     )
+    add_unmerged(network, folder)
     if foreign:
         _adopt(network, folder)
     if "reward_bias" not in network.config.to_dict():

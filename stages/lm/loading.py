@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stages.contracts import UserError
 from stages.lm.attention import attention
 from stages.lm.chat import template_facts
+from stages.lm.peft.folders import ADAPTER, is_merged
 
 NEW_PAD = "<|pad|>"
 
@@ -21,10 +22,13 @@ def load_causal_lm(folder: Path) -> "PreTrainedModel":
     import torch
     from transformers import AutoModelForCausalLM
 
+    from stages.lm.peft.virtual_tokens import add_unmerged
+
     check_model_folder(folder)
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, attn_implementation=attention()
     )
+    add_unmerged(model, folder)
     return model.eval()
 
 
@@ -67,13 +71,15 @@ def save_model(model: Any, tokenizer: "PreTrainedTokenizerBase", folder: Path) -
 def model_hash(folder: Path) -> str:
     """sha256 over the sorted (name, dtype, shape, bytes) of every tensor in the folder.
 
-    The members of an ensemble are part of it, their tensors named `member_N/...`.
+    The members of an ensemble are part of it, their tensors named `member_N/...`; so is an adapter
+    that is not merged into the weights beside it.
     """
     from safetensors import safe_open
 
     digest = hashlib.sha256()
     tensors: dict[str, Any] = {}
     paths = [*folder.glob("*.safetensors"), *folder.glob("member_*/*.safetensors")]
+    paths += [] if is_merged(folder / ADAPTER) else (folder / ADAPTER).glob("*.safetensors")
     for path in sorted(paths):
         within = f"{path.parent.name}/" if path.parent != folder else ""
         with safe_open(path, framework="np") as file:

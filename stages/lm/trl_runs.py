@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from stages.contracts import Context, InterruptedRunError
+from stages.lm.backends.base import copy_weights
 from stages.lm.optimisation import NonFiniteError, ScheduleConfig, lr_factor
 from stages.lm.trl_checkpoints import checkpoint_step, keep_only, latest_checkpoint, mark_complete
 
 Figures = Mapping[str, float]
+WEIGHTS = "model.safetensors"
 AfterStep = Callable[[int, nn.Module], Figures]
 
 
@@ -91,11 +94,28 @@ class StageTrainer:
             raise NonFiniteError(f"the gradient norm is {float(norm)}")
         return norm
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """What is trained, by name; PEFT's own files would leave a prefix's MLP out."""
+        assert output_dir is not None
+        del state_dict
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_file(trained_weights(self.model), Path(output_dir) / WEIGHTS)  # type: ignore[attr-defined]
+
+    def _load_from_checkpoint(self, checkpoint: str, model: nn.Module | None = None) -> None:
+        saved = load_file(Path(checkpoint) / WEIGHTS)
+        copy_weights(saved, model or self.model)  # type: ignore[attr-defined]
+
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """None: the artifact's manifest says how the model was made."""
 
     def _send_telemetry(self) -> None:
         """Not wanted."""
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that are trained, by name."""
+    named = model.named_parameters()
+    return {name: p.detach().contiguous() for name, p in named if p.requires_grad}
 
 
 class StageCallback(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here

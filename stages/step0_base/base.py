@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.contracts import Context, Report
+from stages.contracts import Context, Report, UserError
 from stages.lm.chat import settle_template
 from stages.lm.loading import (
     load_causal_lm,
@@ -17,6 +17,7 @@ from stages.lm.loading import (
     settle_pad,
     text_contract,
 )
+from stages.lm.peft.folders import ADAPTER, is_merged, kind_of
 from stages.lm.token_cache import tokenized_documents
 from stages.records.schemas import Text
 from stages.records.tables import iterate_table, texts
@@ -36,7 +37,17 @@ def run(config: BaseConfig, *, text: Path, out: Path, context: Context) -> Repor
         from stages.step0_base.gguf import load_gguf
 
         return _take(*load_gguf(path), config, out)
+    _check_plain(path)
     return _take(load_causal_lm(path), load_tokenizer(path), config, out)
+
+
+def _check_plain(folder: Path) -> None:
+    if not is_merged(folder / ADAPTER):
+        raise UserError(
+            "virtual tokens cannot be part of a base: they do not merge into its weights",
+            got=f"{folder}, made with peft={kind_of(folder / ADAPTER)}",
+            do="take the base that it was trained on, or a model of another peft",
+        )
 
 
 def _pretrain(config: BaseConfig, text: Path, out: Path, context: Context) -> Report:

@@ -156,3 +156,19 @@ def check_fine_tuning(config: FineTuningConfig) -> None:
     check_not_negative(config, "neftune_alpha")
     check_share(config, "residual_dropout", "final_lr_fraction")
     check_divides(config, "microbatch_size", "batch_size")
+    _check_virtual_tokens(config)
+
+
+def _check_virtual_tokens(config: FineTuningConfig) -> None:
+    """Refuse what would hide them, or have no effect beside them."""
+    asked = {
+        f"packing={config.packing}": config.packing is not Packing.none,
+        "gradient_checkpointing=true": config.gradient_checkpointing,
+    }
+    for setting in (setting for setting, on in asked.items() if on):
+        if config.peft.kind.adds_tokens:
+            raise UserError(
+                "virtual tokens stand before one text, in a cache that every layer keeps",
+                got=f"peft={config.peft.kind}, {setting}",
+                do=f"leave {setting} out, or take peft=lora",
+            )

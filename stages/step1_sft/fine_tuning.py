@@ -9,11 +9,13 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from stages.contracts import Context, UserError
 from stages.lm.activations import checkpoint_activations
-from stages.lm.data_order import data_order, data_order_by_length
+from stages.lm.data_order import data_order, data_order_by_length, epoch_ends
 from stages.lm.dropout import residual_dropout
 from stages.lm.liger import check_liger
 from stages.lm.optimisation import Schedule, ScheduleConfig
-from stages.lm.peft.adapters import lora_config
+from stages.lm.peft.adapters import adapt
+from stages.lm.peft.config import PeftConfig, PeftKind
+from stages.lm.peft.rank_allocation import RankAllocation
 from stages.lm.trl_runs import AfterStep, StageTrainer, TrlRun, common_arguments, train
 from stages.step1_sft.config import FineTuningConfig, Packing
 from stages.step1_sft.packing import PackedCollator, check_packing
@@ -44,13 +46,15 @@ def fine_tune(
             do="lower batch_size and microbatch_size, or give more demonstrations",
         )
     _prepare(model, config)
+    _check_positions(model, sequences, config.peft)
+    steps = epoch_ends(len(sequences), config.batch_size, config.epochs)[-1]
     trainer = SequenceTrainer(
-        model=model,
+        model=adapt(model, config.peft, steps),
         args=_arguments(config, context),
         train_dataset=ordered_dataset(sequences, config),
         processing_class=tokenizer,
-        peft_config=lora_config(config.peft),
         data_collator=_collator(tokenizer, config),
+        callbacks=[RankAllocation()] if config.peft.kind is PeftKind.adalora else None,
     )
     run = TrlRun(
         schedule=ScheduleConfig(
@@ -82,6 +86,18 @@ def _prepare(model: Any, config: FineTuningConfig) -> None:
 def _collator(tokenizer: Any, config: FineTuningConfig) -> PackedCollator | None:
     """Of packed rows; None for TRL's own."""
     return None if config.packing is Packing.none else PackedCollator(tokenizer.pad_token_id)
+
+
+def _check_positions(model: Any, sequences: Rows[Sequence], peft: PeftConfig) -> None:
+    longest = max(len(sequence.input_ids) for sequence in sequences)
+    limit = model.config.max_position_embeddings - peft.positions_taken
+    if peft.positions_taken and longest > limit:
+        raise UserError(
+            "virtual tokens leave too few positions for the text",
+            got=f"{longest} tokens, {limit} positions beside num_virtual_tokens="
+            f"{peft.num_virtual_tokens}",
+            do=f"lower peft.num_virtual_tokens, or set max_length={limit} or less",
+        )
 
 
 def ordered_dataset(sequences: Rows[Sequence], config: FineTuningConfig) -> Dataset:

@@ -16,8 +16,8 @@ import numpy as np
 
 from stages.contracts import Context, Report, UserError
 from stages.lm.data_order import epoch_ends
-from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
-from stages.lm.peft.adapters import publish
+from stages.lm.loading import load_tokenizer, text_contract
+from stages.lm.peft.adapters import load_base, publish
 from stages.lm.token_cache import tokenized_documents
 from stages.step1_sft.config import PpoInitConfig
 from stages.step1_sft.fine_tuning import fine_tune
@@ -41,7 +41,8 @@ def run(
 
     Raises InterruptedRunError after a checkpoint when asked to stop, UserError for unusable data.
     """
-    model, tokenizer = load_causal_lm(base / "model"), load_tokenizer(base / "model")
+    kind, tokenizer = config.peft.kind, load_tokenizer(base / "model")
+    model = load_base(base / "model", kind)
     train, too_long = read_demonstrations(config, tokenizer, demonstrations / "train.parquet")
     documents = tokenized_documents(text / "train.parquet", tokenizer, context)
     held_out = tokenized_documents(text / "validation.parquet", tokenizer, context)
@@ -63,13 +64,14 @@ def run(
         model, tokenizer, train, config, context, lambda step, m: losses(m) if step in ends else {}
     )
     final = losses(trained)
-    of_base = publish(trained, tokenizer, out / "model", base=base / "model", kind=config.peft.kind)
+    of_base = publish(trained, tokenizer, out / "model", base=base / "model", kind=kind)
     metrics = {
         "validation_loss": final["loss/validation"],
         "validation_loss_text": final["loss/validation_text"],
         "train_demonstrations_too_long": float(too_long),
     }
-    contract = text_contract(tokenizer, model.config.max_position_embeddings)
+    positions = model.config.max_position_embeddings
+    contract = text_contract(tokenizer, positions - config.peft.positions_taken)
     return Report(metrics=metrics, contract=contract | of_base)
 
 

@@ -22,7 +22,8 @@ from stages.contracts import Context, InterruptedRunError, Report, UserError
 from stages.lm.engines.hf import HFEngine
 from stages.lm.folders import link_folder
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
-from stages.lm.peft.adapters import check_base, load_adapted, publish
+from stages.lm.peft.adapters import check_base, load_adapted, network_of, publish
+from stages.lm.peft.folders import positions_taken
 from stages.lm.prompts import fitting_prompts
 from stages.lm.rollout import Rollouts, Sampling, sampling_keys
 from stages.lm.sampling import sample_responses
@@ -56,7 +57,7 @@ def run(
     """
     folders = _epoch_folders(sft)
     if base is not None:
-        check_base(base / "model", {"sft": folders[0]})
+        check_base(base / "model", {"sft": folders[0]}, config.peft)
     examiner = _Examiner(config, sft, reward_model, prompts)
     context.journal.start(len(folders), "epochs")
     epochs: list[Epoch] = []
@@ -115,7 +116,7 @@ class _Examiner:
     def examine(self, folder: Path, base: Path | None) -> Epoch:
         """Responses of one epoch, scored."""
         network = _network(folder, base)
-        limit = int(network.config.max_position_embeddings)
+        limit = int(network.config.max_position_embeddings) - positions_taken(folder)
         self.contract = text_contract(self.tokenizer, limit)
         rollouts = self._sample(network)
         scores = score_responses(
@@ -149,7 +150,7 @@ def _network(folder: Path, base: Path | None) -> Any:
     """An epoch's model: whole, or its adapter in the layers of the base."""
     if base is None:
         return load_causal_lm(folder)
-    return load_adapted(base / "model", folder).get_base_model()
+    return network_of(load_adapted(base / "model", folder))
 
 
 def _log(epochs: Sequence[Epoch], context: Context) -> None:

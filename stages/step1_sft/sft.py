@@ -15,13 +15,12 @@ from stages.contracts import Context, Report
 from stages.lm.data_order import epoch_ends
 from stages.lm.folders import link_folder
 from stages.lm.loading import (
-    load_causal_lm,
     load_tokenizer,
     model_hash,
     save_model,
     text_contract,
 )
-from stages.lm.peft.adapters import load_adapted, publish, save_adapter
+from stages.lm.peft.adapters import load_adapted, load_base, publish, save_adapter
 from stages.lm.peft.config import PeftKind
 from stages.step1_sft.config import SftConfig
 from stages.step1_sft.fine_tuning import fine_tune
@@ -37,7 +36,8 @@ def run(
 
     Raises InterruptedRunError after a checkpoint when asked to stop, UserError for unusable data.
     """
-    model, tokenizer = load_causal_lm(base / "model"), load_tokenizer(base / "model")
+    folder, kind = base / "model", config.peft.kind
+    model, tokenizer = load_base(folder, kind), load_tokenizer(folder)
     train, train_left_out = read_demonstrations(config, tokenizer, demonstrations / "train.parquet")
     validation, left_out = read_demonstrations(
         config, tokenizer, demonstrations / "validation.parquet"
@@ -45,7 +45,7 @@ def run(
     rows = packed(train, config)
     ends = epoch_ends(len(rows), config.batch_size, config.epochs)
     kept = context.checkpoints / "epochs"
-    keeper = EpochKeeper(kept, ends, validation, tokenizer, base / "model", config.peft.kind)
+    keeper = EpochKeeper(kept, ends, validation, tokenizer, folder, kind)
     fine_tune(model, tokenizer, rows, config, context, keeper.after_step)
     best = keeper.best()
     of_base = keeper.publish(best, out)
@@ -59,7 +59,8 @@ def run(
         "train_demonstrations_too_long": float(train_left_out),
         "validation_demonstrations_too_long": float(left_out),
     }
-    contract = text_contract(tokenizer, model.config.max_position_embeddings)
+    positions = model.config.max_position_embeddings
+    contract = text_contract(tokenizer, positions - config.peft.positions_taken)
     return Report(metrics=metrics, contract=contract | of_base)
 
 
@@ -91,8 +92,8 @@ class EpochKeeper:
         folder = self._epoch(self._ends.index(step) + 1)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "validation.json").write_text(json.dumps(asdict(figures)))
-        if self._kind is PeftKind.lora:
-            save_adapter(model, folder, model_hash(self._base))
+        if self._kind.has_adapter:
+            save_adapter(model, folder, model_hash(self._base), self._kind)
         else:
             save_model(model, self._tokenizer, folder)  # syncs the whole folder to disk
         return {"loss/validation": figures.loss, "accuracy/validation": figures.accuracy}
@@ -110,7 +111,7 @@ class EpochKeeper:
     def publish(self, epoch: int, out: Path) -> dict[str, str]:
         """Put all epochs and this one as `model` into `out`; what the contract says of the base."""
         link_folder(self._folder, out / "epochs")
-        if self._kind is PeftKind.lora:
+        if self._kind.has_adapter:
             model = load_adapted(self._base, self._epoch(epoch))
             return publish(model, self._tokenizer, out / "model", base=self._base, kind=self._kind)
         link_folder(self._epoch(epoch), out / "model")

@@ -176,10 +176,10 @@ class RewardModelConfig(AdamWConfig, StageConfig):
 
 
 def _check_start(config: RewardModelConfig) -> None:
-    if config.start is Start.base and config.peft is PeftKind.lora:
+    if config.start is Start.base and config.peft.has_adapter:
         raise UserError(
             "start=base has no adapter that could be trained",
-            got="start=base, peft=lora",
+            got=f"start=base, peft={config.peft}",
             do="set start=sft, or peft=none",
         )
 

@@ -21,7 +21,6 @@ from reward.ranked_prompts import RankedPrompt, beside_records, by_prompt
 from reward.scoring import score_responses
 from stages.contracts import Context, Report, UserError
 from stages.lm.loading import text_contract
-from stages.lm.peft.config import PeftKind
 from stages.lm.tokens import encode_prompt, encode_response
 from stages.lm.training import Trained
 from stages.records.schemas import Demonstration
@@ -84,7 +83,7 @@ def run(
 def _folders(
     config: RewardModelConfig, comparisons: Path, sft: Path | None, base: Path | None
 ) -> Folders:
-    on_base = config.peft is PeftKind.lora
+    on_base = config.peft.has_adapter
     begins = sft if config.start is Start.sft else base
     assert begins is not None
     assert base is not None or not on_base

@@ -11,6 +11,8 @@ from stages.contracts import UserError
 from stages.lm.loading import load_config
 from stages.lm.peft.adapters import adapt_classifier, adapter_of, check_base, publish
 from stages.lm.peft.config import PeftKind
+from stages.lm.peft.folders import positions_taken
+from stages.lm.peft.methods import check_family, train_biases
 from stages.step2_reward.config import Loss, OnTooLong, RewardModelConfig
 from stages.step2_reward.held_out import without_groups
 
@@ -123,7 +125,7 @@ def _check_margins(config: RewardModelConfig, ranked: list[RankedPrompt]) -> Non
 
 def check_start(config: RewardModelConfig, folders: Folders) -> None:
     """Refuse a context that is too short, and an adapter on another base."""
-    limit = int(load_config(folders.start).max_position_embeddings)
+    limit = int(load_config(folders.start).max_position_embeddings) - positions_taken(folders.start)
     if config.max_length > limit:
         raise UserError(
             "max_length is above the model's context",
@@ -131,7 +133,7 @@ def check_start(config: RewardModelConfig, folders: Folders) -> None:
             do=f"set reward_model.max_length={limit} or less",
         )
     if folders.base is not None:
-        check_base(folders.base, {"sft": folders.start})
+        check_base(folders.base, {"sft": folders.start}, config.peft)
 
 
 @dataclass(kw_only=True)
@@ -139,6 +141,7 @@ class Started:
     """A reward model to train; with an adapter on a base, PEFT's model of the same."""
 
     model: RewardModel
+    kind: PeftKind = PeftKind.none
     base: Path | None = None
     adapted: Any = None
 
@@ -147,13 +150,18 @@ class Started:
         if self.base is None:
             save_reward_model(self.model, tokenizer, folder)
             return {}
-        return publish(self.adapted, tokenizer, folder, base=self.base, kind=PeftKind.lora)
+        return publish(self.adapted, tokenizer, folder, base=self.base, kind=self.kind)
 
 
 def start(config: RewardModelConfig, folders: Folders) -> Started:
     """The model with a new head: whole, or its adapter on the base."""
     if folders.base is None:
-        return Started(model=new_reward_model(folders.start, config.seed))
-    model = new_reward_model(folders.base, config.seed)
+        model = new_reward_model(folders.start, config.seed)
+        if config.peft is PeftKind.bitfit:
+            check_family(config.peft, model.network)
+            train_biases(model.network)
+            model.network.score.requires_grad_(True)
+        return Started(model=model)
+    model = new_reward_model(folders.base, config.seed, config.peft)
     adapted = adapt_classifier(model.network, adapter_of(folders.start))
-    return Started(model=model, base=folders.base, adapted=adapted)
+    return Started(model=model, kind=config.peft, base=folders.base, adapted=adapted)

@@ -53,7 +53,7 @@ class DpoConfig(StageConfig):
     max_grad_norm: float = 10.0
     max_length: int = 512
     group_by_length: bool = True
-    peft: PeftKind = PeftKind.none  # lora: a copy of SFT's adapter is trained
+    peft: PeftKind = PeftKind.none  # but none, bitfit: a copy of SFT's adapter is trained
     checkpoint_every: int = no_effect(500)
     log_every: int = no_effect(10)
 

@@ -21,8 +21,10 @@ from stages.contracts import Context, Report, UserError
 from stages.lm.data_order import epoch_ends
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
 from stages.lm.optimisation import Schedule, ScheduleConfig
-from stages.lm.peft.adapters import check_base, load_adapted, publish
+from stages.lm.peft.adapters import check_base, load_adapted, network_of, publish
 from stages.lm.peft.config import PeftKind
+from stages.lm.peft.folders import positions_taken
+from stages.lm.peft.methods import train_biases
 from stages.lm.trl_runs import Figures, TrlRun, train
 from stages.records.schemas import Comparison
 from stages.records.tables import read_table
@@ -50,7 +52,8 @@ def run(
     base: on which SFT's adapter lies; with `peft=lora` alone. Raises InterruptedRunError after a
     checkpoint when asked to stop, UserError for unusable data.
     """
-    model, tokenizer = _start(config, sft / "model", base), load_tokenizer(sft / "model")
+    adapted, tokenizer = _start(config, sft / "model", base), load_tokenizer(sft / "model")
+    model = network_of(adapted)  # PEFT's own around it, TRL would add a reference that we have
     training, no_pair = _read(config, tokenizer, comparisons / "train.parquet", config.max_pairs)
     heldout, no_heldout_pair = _read(config, tokenizer, comparisons / "validation.parquet", None)
     reference = completion_logprobs(model, heldout, tokenizer.pad_token_id)
@@ -67,7 +70,7 @@ def run(
     train(trainer, plan, context)
     figures = validate()
     of_base = publish(
-        model, tokenizer, out / "model", base=(base or sft) / "model", kind=config.peft
+        adapted, tokenizer, out / "model", base=(base or sft) / "model", kind=config.peft
     )
     metrics = {
         "validation_loss": figures["loss/validation"],
@@ -76,17 +79,21 @@ def run(
         "train_comparisons_without_pair": float(no_pair),
         "validation_comparisons_without_pair": float(no_heldout_pair),
     }
-    contract = text_contract(tokenizer, model.config.max_position_embeddings)
+    positions = model.config.max_position_embeddings - positions_taken(sft / "model")
+    contract = text_contract(tokenizer, positions)
     return Report(metrics=metrics, contract=contract | of_base)
 
 
 def _start(config: DpoConfig, sft: Path, base: Path | None) -> Any:
     """The SFT policy: whole, or its adapter on the base."""
-    if config.peft is PeftKind.none:
-        return load_causal_lm(sft)
-    assert base is not None
-    check_base(base / "model", {"sft": sft})
-    return load_adapted(base / "model", sft, trainable=True)
+    if config.peft.has_adapter:
+        assert base is not None
+        check_base(base / "model", {"sft": sft}, config.peft)
+        return load_adapted(base / "model", sft, trainable=True)
+    model = load_causal_lm(sft)
+    if config.peft is PeftKind.bitfit:
+        train_biases(model)
+    return model
 
 
 def _read(

@@ -40,6 +40,17 @@ def test_what_trains_copies_of_adapters_reads_their_base(align: str) -> None:
         assert adapters[asset].reads == {**whole[asset].reads, "base": "base"}
 
 
+def test_biases_of_a_base_that_has_none_are_refused() -> None:
+    with pytest.raises((UserError, FaultsError), match="no biases to train"):
+        compose(["+experiment=tiny", "peft=bitfit"])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PeftKind if kind is not PeftKind.bitfit])
+def test_every_option_is_a_method(kind: PeftKind) -> None:
+    config: Any = compose(["+experiment=tiny", f"peft={kind}"])
+    assert config.sft.peft.kind is config.align.peft is kind
+
+
 def test_a_fault_is_told_once() -> None:
     with pytest.raises((UserError, FaultsError)) as caught:
         compose(["peft=lora", "peft.rank=0"])

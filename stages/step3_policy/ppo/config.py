@@ -21,7 +21,7 @@ from stages.contracts import (
 )
 from stages.lm.adamw import AdamWConfig
 from stages.lm.engines.config import EngineKind, RolloutConfig, sampling_cautions
-from stages.lm.peft.config import PeftKind, check_adapter_backend
+from stages.lm.peft.config import PeftKind, check_adapter_backend, check_adapter_engine
 from stages.lm.precision import Precision, check_precision
 from stages.step3_policy.ppo.placement import TRAINED, PlacementConfig, check_ranks
 from stages.step3_policy.ppo.stopping import StopRules
@@ -132,7 +132,7 @@ class PpoConfig(AdamWConfig, StageConfig):
     # Which processes do the work, and how they share it; the group `placement`
     placement: PlacementConfig = field(default_factory=PlacementConfig)
 
-    # lora: the four models are adapters on one base (docs/lora.md); the group `peft`
+    # With an adapter, the four models are such on one base (docs/peft.md); the group `peft`
     peft: PeftKind = PeftKind.none
 
     # Of the decoders of all roles; the group `precision`
@@ -192,6 +192,7 @@ class PpoConfig(AdamWConfig, StageConfig):
         _check_choices(self)
         for role in TRAINED:
             check_adapter_backend(self.peft, role, self.placement.of(role).backend)
+        check_adapter_engine(self.peft, self.rollout.kind)
         check_precision(self.precision)
         check_ranks(
             self.placement,

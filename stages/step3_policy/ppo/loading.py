@@ -17,6 +17,8 @@ from stages.lm.backends.make import make_backend
 from stages.lm.engines.hf import HFEngine
 from stages.lm.loading import load_config, load_tokenizer
 from stages.lm.peft.adapters import check_base
+from stages.lm.peft.config import PeftKind
+from stages.lm.peft.folders import positions_taken
 from stages.lm.precision import compute_in
 from stages.lm.process import prepare_process
 from stages.step3_policy.ppo.config import PpoConfig
@@ -65,7 +67,8 @@ def load_roles(
     check_context(config, folders.start)
     if folders.base is not None:
         wanted = {"ppo_init": folders.start, "reward_model": folders.reward_model}
-        check_base(folders.base, {name: folder for name, folder in wanted.items() if folder})
+        there = {name: folder for name, folder in wanted.items() if folder}
+        check_base(folders.base, there, config.peft)
     names = [*config.roles(), *(["judge"] if folders.judge else [])]
     if folders.reward_model is None:
         names = [name for name in names if name != "reward_model"]
@@ -120,7 +123,7 @@ def load_rank(config: PpoConfig, folders: Folders, names: list[str]) -> dict[str
 
 def load_parts(config: PpoConfig, folders: Folders, names: Iterable[str]) -> dict[str, Any]:
     """The named roles in this process."""
-    source = models_of(folders)
+    source = models_of(folders, config.peft)
     made: dict[str, Any] = {}
     for name in names:  # the policy comes first: the engine may share its module
         made[name] = _load(name, config, folders, source, made)
@@ -137,11 +140,11 @@ def decoders_of(model: Any) -> list[nn.Module]:
     return [model.backbone if isinstance(model, Critic) else model.get_decoder()]
 
 
-def models_of(folders: Folders) -> Models:
+def models_of(folders: Folders, kind: PeftKind) -> Models:
     """Whole models, or adapters on the one base of this process."""
     if folders.base is None:
-        return WholeModels(folders.start, folders.reward_model)
-    return AdaptedModels(folders.base, folders.start, folders.reward_model)
+        return WholeModels(folders.start, folders.reward_model, kind)
+    return AdaptedModels(folders.base, folders.start, folders.reward_model, kind)
 
 
 def _load(
@@ -190,7 +193,7 @@ def _backend(config: PpoConfig, role: str) -> MakeBackend:
 def check_context(config: PpoConfig, start: Path) -> None:
     """A prompt and its response must fit into the positions that the model was made for."""
     wanted = config.max_prompt_tokens + config.max_response_tokens
-    limit = load_config(start).max_position_embeddings
+    limit = load_config(start).max_position_embeddings - positions_taken(start)
     if wanted > limit:
         raise UserError(
             "prompt and response do not fit into the model's context",

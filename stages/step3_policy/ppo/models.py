@@ -12,6 +12,8 @@ from reward.model import (
     load_reward_model,
 )
 from stages.lm.loading import load_causal_lm
+from stages.lm.peft.config import PeftKind
+from stages.lm.peft.methods import train_biases
 from stages.lm.peft.shared_base import SharedBase
 
 
@@ -32,15 +34,17 @@ class Models(Protocol):
 
 
 class WholeModels:
-    """Each with weights of its own."""
+    """Each with weights of its own; of those that are trained, `kind` says which learn."""
 
-    def __init__(self, start: Path, reward_model: Path | None) -> None:
-        self._start, self._reward_model = start, reward_model
+    def __init__(self, start: Path, reward_model: Path | None, kind: PeftKind) -> None:
+        self._start, self._reward_model, self._kind = start, reward_model, kind
 
     def language_model(self, *, trainable: bool = False) -> Any:
         """From its folder; what is not trained is frozen by its role."""
-        del trainable
-        return load_causal_lm(self._start)
+        model = load_causal_lm(self._start)
+        if trainable and self._kind is PeftKind.bitfit:
+            train_biases(model)
+        return model
 
     def reward_model(self) -> Scorer:
         """From its folder."""
@@ -48,10 +52,14 @@ class WholeModels:
         return load_scorer(self._reward_model)
 
     def critic(self) -> Critic:
-        """From the same, else from the start."""
+        """From the same, else from the start; the head is trained in any case."""
         if self._reward_model is None:
-            return critic_from_policy(load_causal_lm(self._start))
-        return critic_from(load_reward_model(first_member(self._reward_model)))
+            critic = critic_from_policy(load_causal_lm(self._start))
+        else:
+            critic = critic_from(load_reward_model(first_member(self._reward_model)))
+        if self._kind is PeftKind.bitfit:
+            train_biases(critic.backbone)
+        return critic
 
 
 class AdaptedModels:
@@ -61,8 +69,8 @@ class AdaptedModels:
     model has an adapter and a head, the critic trainable copies of both.
     """
 
-    def __init__(self, base: Path, start: Path, reward_model: Path | None) -> None:
-        self._base = SharedBase(base)
+    def __init__(self, base: Path, start: Path, reward_model: Path | None, kind: PeftKind) -> None:
+        self._base = SharedBase(base, kind)
         self._start, self._reward_model = start, reward_model
 
     def language_model(self, *, trainable: bool = False) -> Any:

@@ -32,7 +32,6 @@ from stages.lm.logprobs import response_logprobs
 from stages.lm.modules import ResponseLogprobs, ResponseValues, documents_batch
 from stages.lm.optimisation import NonFiniteError, OptimizerConfig
 from stages.lm.peft.adapters import merged_weights
-from stages.lm.peft.config import PeftKind
 from stages.lm.rollout import RolloutEngine
 from stages.step3_policy.ppo.anomalies import check_finite
 from stages.step3_policy.ppo.config import KlPlacement, PpoConfig
@@ -166,7 +165,7 @@ class PolicyRole:
 
     def engine_weights(self) -> dict[str, Tensor]:
         """What an engine of its own is sent; to vLLM adapters go merged, a layer each."""
-        if self.config.peft is PeftKind.lora and self.config.rollout.kind is EngineKind.vllm:
+        if self.config.peft.merges and self.config.rollout.kind is EngineKind.vllm:
             return {name: tensor.cpu() for name, tensor in merged_weights(self.model).items()}
         return self.weights()
 

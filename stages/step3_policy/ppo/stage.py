@@ -10,8 +10,9 @@ from reward.text_model import reads_tokens_of
 from stages.contracts import Context, Report
 from stages.lm.backends.base import copy_weights
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
-from stages.lm.peft.adapters import load_adapted, publish
+from stages.lm.peft.adapters import load_adapted, network_of, publish
 from stages.lm.peft.config import PeftKind
+from stages.lm.peft.methods import train_biases
 from stages.step3_policy.ppo.config import PpoConfig, Select
 from stages.step3_policy.ppo.data import load_data
 from stages.step3_policy.ppo.engines import load_engine
@@ -56,7 +57,7 @@ def run(  # noqa: PLR0913  # one keyword an upstream asset
     chosen = selected(config.select, roles.policy, average, state)
     of_base = {}
     for name, weights in {"ema": average, "model": chosen}.items():
-        of_base = write_policy(weights, folders, tokenizer, out / name)
+        of_base = write_policy(weights, folders, tokenizer, out / name, config.peft)
     contract = text_contract(tokenizer, config.max_prompt_tokens + config.max_response_tokens)
     metrics = final_metrics(config.select, state) | {
         "train_prompts_too_long": float(data.train.too_long),
@@ -81,16 +82,18 @@ def reward_model_folder(
 
 
 def write_policy(
-    weights: dict[str, Tensor], folders: Folders, tokenizer: Any, folder: Path
+    weights: dict[str, Tensor], folders: Folders, tokenizer: Any, folder: Path, kind: PeftKind
 ) -> dict[str, str]:
     """Write the policy with these weights; what its contract says of a base."""
     if folders.base is None:
         model = load_causal_lm(folders.start)
+        if kind is PeftKind.bitfit:
+            train_biases(model)
         copy_weights(weights, model)
-        return publish(model, tokenizer, folder, base=folders.start, kind=PeftKind.none)
+        return publish(model, tokenizer, folder, base=folders.start, kind=kind)
     adapted = load_adapted(folders.base, folders.start, trainable=True)
-    copy_weights(weights, adapted.get_base_model())
-    return publish(adapted, tokenizer, folder, base=folders.base, kind=PeftKind.lora)
+    copy_weights(weights, network_of(adapted))
+    return publish(adapted, tokenizer, folder, base=folders.base, kind=kind)
 
 
 def selected(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.lm.loading import load_config, load_tokenizer, save_model
-from stages.lm.peft.adapters import BASE_FILE, adapter_of
+from stages.lm.peft.adapters import adapter_of
+from stages.lm.peft.folders import BASE_FILE
 from stages.lm.rollout import Sampling
 
 if TYPE_CHECKING:
