@@ -15,6 +15,7 @@ from stages.contracts import UserError
 from stages.lm.chat import render_prompt
 from stages.lm.loading import load_tokenizer
 from stages.lm.peft.adapters import adapter_of
+from stages.lm.peft.folders import ADAPTER, kind_of
 from stages.lm.rollout import Sampling
 from stages.records.schemas import Demonstration, Message
 from stages.records.tables import iterate_table
@@ -75,10 +76,12 @@ class Wish:
         """Refuse what cannot be made.
 
         Raises:
-            UserError: an adapter of a model that has none, or quantised; a library is missing.
+            UserError: an adapter of a model that has none, or quantised; a whole model that is none
+                without its adapter; a library is missing.
         """
         if self.adapter:
             adapter_of(exported.model)
+        self._check_merged(exported)
         if self.quantise is None:
             return
         check_quantise(self.quantise)
@@ -87,6 +90,16 @@ class Wish:
                 "only a whole language model can be quantised",
                 got="an adapter" if self.adapter else exported.asset,
                 do="leave --quantise out",
+            )
+
+    def _check_merged(self, exported: Exported) -> None:
+        method = kind_of(exported.model / ADAPTER)
+        if method.adds_tokens and (exported.scores or not self.adapter):
+            raise UserError(
+                f"peft={method}: virtual tokens do not merge into weights, and are not exported "
+                "with a reward model's head",
+                got=f"{exported.asset} as {'an adapter' if self.adapter else 'a whole model'}",
+                do="export the policy as an adapter",
             )
 
 
