@@ -24,10 +24,10 @@ from stages.lm.peft.config import PeftConfig, PeftKind
 from stages.lm.peft.folders import ADAPTER, base_of, kind_of, write_base
 from stages.lm.peft.methods import check_family, library_config, train_biases
 from stages.lm.peft.virtual_tokens import (
-    detach,
     new_virtual_tokens,
     open_virtual_tokens,
     save_virtual_tokens,
+    without_virtual_tokens,
 )
 
 if TYPE_CHECKING:
@@ -208,8 +208,8 @@ def publish(
     if kind.merges:
         save_model(merged(model), tokenizer, folder)
         return {"base_sha256": base_sha256}
-    detach(model)
-    save_model(model, tokenizer, folder)
+    with without_virtual_tokens(model):
+        save_model(model, tokenizer, folder)
     return {"base_sha256": base_sha256, "adapter": "model/adapter, not merged into the weights"}
 
 

@@ -11,6 +11,8 @@ method comes down to keys and values that stand in its cache before the first re
 Real tokens stand at the positions after them, and see all of them, as with PEFT's own forward.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,14 +139,18 @@ def open_virtual_tokens(network: Any, adapter: Path, *, trainable: bool) -> None
 
 
 def _attach(network: Any, wrapped: "peft.PeftModel") -> None:
-    decoder = network.base_model
     encoder = wrapped.prompt_encoder["default"]
-    decoder.virtual_tokens = VirtualTokens(encoder, wrapped.peft_config["default"])
+    _put(network.base_model, VirtualTokens(encoder, wrapped.peft_config["default"]))
+
+
+def _put(decoder: Any, tokens: VirtualTokens) -> None:
+    decoder.virtual_tokens = tokens
     decoder.register_forward_pre_hook(before_forward, with_kwargs=True)
 
 
-def detach(network: Any) -> VirtualTokens:
-    """Take the virtual tokens away from a network, which is as before."""
+@contextmanager
+def without_virtual_tokens(network: Any) -> Iterator[None]:
+    """Within this context the network is its base."""
     decoder = network.base_model
     tokens: VirtualTokens = decoder.virtual_tokens
     del decoder.virtual_tokens
@@ -152,7 +158,10 @@ def detach(network: Any) -> VirtualTokens:
     for number in [number for number, hook in hooks.items() if hook is before_forward]:
         hooks.pop(number)
         decoder._forward_pre_hooks_with_kwargs.pop(number)
-    return tokens
+    try:
+        yield
+    finally:
+        _put(decoder, tokens)
 
 
 def add_unmerged(network: Any, folder: Path) -> None:

@@ -16,10 +16,10 @@ from stages.lm.engines.hf import HFEngine
 from stages.lm.logprobs import response_logprobs
 from stages.lm.peft.config import PeftConfig, PeftKind
 from stages.lm.peft.virtual_tokens import (
-    detach,
     new_virtual_tokens,
     open_virtual_tokens,
     save_virtual_tokens,
+    without_virtual_tokens,
 )
 from stages.lm.rollout import Sampling
 from tests.stages.small_world import untrained_model
@@ -109,12 +109,14 @@ def test_saved_and_opened_they_are_the_same_and_alone_are_trained(
     assert trained == "model.virtual_tokens.encoder.embedding.weight"
 
 
-def test_taken_away_the_base_is_left() -> None:
+def test_without_them_the_base_is_left_and_then_they_are_back() -> None:
     network, plain = with_tokens(PeftKind.prompt), untrained_model(VOCABULARY, seed=0)
-    detach(network)
     tokens = torch.tensor([PROMPTS[0]])
-    assert torch.equal(network(input_ids=tokens).logits, plain(input_ids=tokens).logits)
-    assert network.state_dict().keys() == plain.state_dict().keys()
+    expected = network(input_ids=tokens).logits
+    with without_virtual_tokens(network):
+        assert torch.equal(network(input_ids=tokens).logits, plain(input_ids=tokens).logits)
+        assert network.state_dict().keys() == plain.state_dict().keys()
+    assert torch.equal(network(input_ids=tokens).logits, expected)
 
 
 def test_activation_checkpointing_is_refused() -> None:
