@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "draw report.html of a run again",
     "chat": "talk to a run's trained policy, its SFT policy beside it",
     "export": "write a run's model as a Hugging Face folder with a model card",
+    "serve": "answer OpenAI's clients with a run's policy",
     "serve-reward": "serve a run's reward model over HTTP",
     "evaluate-reward": "examine a reward model on a file of comparisons",
     "gc": "free what no kept run needs",

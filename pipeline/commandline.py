@@ -22,7 +22,7 @@ from pipeline.runs import all_runs
 from stages.contracts import InterruptedRunError, UserError
 
 SWEEP = {"-m", "--multirun"}
-TAKE_A_RUN = ("show", "report", "chat", "export", "evaluate-reward", "serve-reward")
+TAKE_A_RUN = ("show", "report", "chat", "export", "serve", "evaluate-reward", "serve-reward")
 
 
 Task = Callable[[PipelineConfig, DictConfig], None]

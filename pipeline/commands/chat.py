@@ -1,6 +1,10 @@
-"""`chat RUN`: talk to the trained policy, the SFT policy beside it. Every line is a new prompt."""
+"""`chat RUN`: talk to the trained policy, the SFT policy beside it. Every line is a new prompt.
+
+`chat --url http://...`: talk to a server that speaks OpenAI's language, `serve RUN` for one.
+"""
 
 import json
+import os
 import re
 import textwrap
 from argparse import ArgumentParser, Namespace
@@ -9,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -24,41 +28,70 @@ from stages.contracts import UserError
 if TYPE_CHECKING:
     from stages.lm.rollout import Sampling
     from stages.lm.streaming import Speaker
+    from stages.records.schemas import Message
 
 SPEAKERS = ("policy", "sft")
 NUM_EXAMPLES = 3
+REMOTE_TOKENS = 256
+TOKEN_ENV = "SERVE_TOKEN"
 PUNCTUATION = re.compile(r"([.,?!:;])")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Answer one prompt, or one after another until end of input."""
     asked = _parse(arguments)
+    talk, examples = _with_a_server(asked) if asked.url else _with_a_run(asked)
+    if asked.prompt is not None:
+        talk.answer(asked.prompt)
+        return 0
+    talk.until_end_of_input(examples)
+    return 0
+
+
+def _with_a_run(asked: Namespace) -> "tuple[_Talk, list[str]]":
+    """The run's models, opened here, and what one may ask them."""
     folder = find_run(asked.run, asked.runs_dir)
     record = read_run(folder)
     folders = {name: model_folder(record, name) for name in SPEAKERS}
     limit = asked.max_new_tokens or read_config(folder)["evaluation"]["max_response_tokens"]
+    sampling = _sampling(asked, limit)
+    speakers: dict[str, Listener] = {name: open_speaker(path) for name, path in folders.items()}
+    return _Talk(speakers, sampling, asked.seed, console()), example_prompts(record)
 
+
+def _with_a_server(asked: Namespace) -> "tuple[_Talk, list[str]]":
+    from stages.lm.serving.client import RemoteSpeaker
+
+    speaker = RemoteSpeaker(asked.url, os.environ.get(asked.token_env, ""), asked.model)
+    sampling = _sampling(asked, asked.max_new_tokens or REMOTE_TOKENS)
+    return _Talk({speaker.model: speaker}, sampling, asked.seed, console()), []
+
+
+def _sampling(asked: Namespace, limit: int) -> "Sampling":
     from stages.lm.rollout import Sampling  # torch: after the run was found right
 
-    sampling = Sampling(
+    return Sampling(
         max_new_tokens=limit,
         temperature=asked.temperature,
         greedy=asked.greedy,
         top_k=asked.top_k,
         top_p=asked.top_p,
     )
-    speakers = {name: open_speaker(path) for name, path in folders.items()}
-    talk = _Talk(speakers, sampling, asked.seed, console())
-    if asked.prompt is not None:
-        talk.answer(asked.prompt)
-        return 0
-    talk.until_end_of_input(example_prompts(record))
-    return 0
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
     parser = ArgumentParser(prog="python -m pipeline chat", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="its id, the beginning of its id, or its folder")
+    parser.add_argument(
+        "run", metavar="RUN", nargs="?", help="its id, the beginning of its id, or its folder"
+    )
+    parser.add_argument("--url", help="instead of a run: of a server, http://127.0.0.1:8000")
+    parser.add_argument("--model", help="of the server's models; by default its first")
+    parser.add_argument(
+        "--token-env",
+        metavar="NAME",
+        default=TOKEN_ENV,
+        help="the environment variable with the server's token",
+    )
     parser.add_argument("--prompt", metavar="TEXT", help="answer this and end")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--greedy", action="store_true", help="the likeliest token each time")
@@ -69,7 +102,10 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--max-new-tokens", type=int, help="default: as the run was evaluated")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
-    return parser.parse_args(arguments)
+    asked = parser.parse_args(arguments)
+    if (asked.run is None) == (asked.url is None):
+        parser.error("give a RUN or --url")
+    return asked
 
 
 def model_folder(record: RunRecord, asset: str) -> Path:
@@ -113,18 +149,32 @@ def open_speaker(model: Path) -> "Speaker":
     return BestOfSpeaker(model, reward_model=model.parent / "reward_model", n=n)
 
 
+class Listener(Protocol):
+    """Who answers: a model opened here, or a server."""
+
+    def reply(self, prompt: "list[Message]", sampling: "Sampling", seed: int) -> Iterator[str]:
+        """The response so far, again and again until it is whole."""
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of the text that it cannot read."""
+
+    def known_words(self) -> list[str]:
+        """All words that it can read, if it has a list of them."""
+
+
 @dataclass
 class _Talk:
     """Prompts in, two streams of words out."""
 
-    speakers: "dict[str, Speaker]"
+    speakers: "dict[str, Listener]"
     sampling: "Sampling"
     seed: int
     screen: Console
 
     def until_end_of_input(self, examples: Sequence[str]) -> None:
         """Ask for prompts; ctrl-C ends a reply, at the prompt it ends the talk, as ctrl-D does."""
-        self.screen.print("Each line is a prompt of its own. ctrl-D ends the talk. For example:")
+        start = "Each line is a prompt of its own. ctrl-D ends the talk."
+        self.screen.print(f"{start} For example:" if examples else start)
         for example in examples:
             self.screen.print(f"  {example}", style="dim", markup=False, highlight=False)
         with suppress(EOFError):
@@ -149,7 +199,8 @@ class _Talk:
         Raises:
             UserError: words that the models cannot read, with those they can.
         """
-        prompt = [{"role": "user", "content": readable(text, self.speakers["policy"])}]
+        first = next(iter(self.speakers.values()))
+        prompt = [{"role": "user", "content": readable(text, first)}]
         streams = [s.reply(prompt, self.sampling, self.seed) for s in self.speakers.values()]
         if self.screen.is_terminal:
             with Live(console=self.screen, refresh_per_second=20) as live:
@@ -177,7 +228,7 @@ def _columns(names: Sequence[str], replies: Sequence[str]) -> Table:
     return table
 
 
-def readable(text: str, speaker: "Speaker") -> str:
+def readable(text: str, speaker: "Listener") -> str:
     """The text as the models read it: in small letters and with spaced marks where that is needed.
 
     Raises:

@@ -4,19 +4,17 @@ RUN is a run, the folder of a reward_model artifact, or a model folder. Ctrl-C o
 """
 
 import os
-import secrets
 import signal
-import socket
 import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster import LOOPBACK, start_cluster, stop_cluster
 from pipeline.config import ClusterConfig
 from pipeline.fingerprint import content_digest
+from pipeline.listening import HOME, caution, check_port, find_token, reached_at
 from pipeline.manifest import MANIFEST_FILE
 from pipeline.planning import given_artifact
 from pipeline.progress import console
@@ -27,8 +25,7 @@ from stages.contracts import UserError
 if TYPE_CHECKING:
     from reward.server import Served
 
-EVERY_ADDRESS = ("0.0.0.0", "::")
-TOKEN_FILE = Path.home() / ".rlhf-pipeline" / "reward_token"
+TOKEN_FILE = HOME / "reward_token"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -95,44 +92,6 @@ def find_model(named: str, runs_dir: Path) -> tuple[Path, dict[str, Any]]:
     }
 
 
-def find_token(variable: str, path: Path) -> tuple[str, str]:
-    """The token, and how a client's shell gets it; a new one is written where nobody else reads.
-
-    Raises:
-        UserError: others may read the file, or nothing is in it.
-    """
-    if token := os.environ.get(variable, "").strip():
-        return token, ""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-    if path.stat().st_mode & 0o077:
-        raise UserError(
-            "the token's file may be read by others",
-            got=f"{path} with mode {path.stat().st_mode & 0o777:o}",
-            do=f"chmod 600 {path}, or delete it: a new token is made",
-        )
-    token = path.read_text().strip()
-    if not token:
-        raise UserError("the token's file is empty", got=str(path), do="delete it")
-    return token, f"export {variable}=$(cat {path.absolute()})"
-
-
-def check_port(host: str, port: int) -> None:
-    """Refuse an address where nothing can listen now."""
-    try:
-        with socket.create_server((host, port)):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"nothing can listen at {host}:{port}",
-            got=error.strerror or str(error),
-            do="choose another with --port or --host",
-        ) from None
-
-
 def served_of(asked: Namespace, folder: Path, about: dict[str, Any], token: str) -> "Served":
     """All that the server needs to know.
 
@@ -181,24 +140,8 @@ def _serve(served: "Served", how_to_ask: Sequence[str]) -> None:
 
 
 def _how_to_ask(asked: Namespace, about: dict[str, Any], where: str) -> list[str]:
-    host = socket.gethostname() if asked.host in EVERY_ADDRESS else asked.host
-    keys = (
-        f"reward.remote.url=http://{host}:{asked.port} reward.remote.model={about['fingerprint']}"
-    )
+    url = f"http://{reached_at(asked.host)}:{asked.port}"
+    keys = f"reward.remote.url={url} reward.remote.model={about['fingerprint']}"
     lines = [f"in a client's shell: {where}"] if where else []
     lines.append(f"its run: python -m pipeline run ... reward=remote {keys}")
-    if not _is_loopback(asked.host):
-        lines.append(
-            f"{asked.host} is open to the network, and this is plain HTTP: put a proxy with TLS in "
-            "front, or keep to a network you trust"
-        )
-    return lines
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return lines + caution(asked.host)

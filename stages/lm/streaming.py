@@ -23,7 +23,7 @@ class Speaker:
     def reply(self, prompt: list[Message], sampling: Sampling, seed: int) -> Iterator[str]:
         """The response so far, after each token; the last one is the whole of it."""
         tokens: list[int] = []
-        for token in self._tokens(encode_prompt(self.tokenizer, prompt), sampling, seed):
+        for token in self.tokens(encode_prompt(self.tokenizer, prompt), sampling, seed):
             tokens.append(token)
             yield decode_response(self.tokenizer, tokens)
 
@@ -38,7 +38,7 @@ class Speaker:
         return sorted(word for word in self.tokenizer.get_vocab() if word not in special)
 
     @torch.no_grad()
-    def _tokens(self, prompt: list[int], sampling: Sampling, seed: int) -> Iterator[int]:
+    def tokens(self, prompt: list[int], sampling: Sampling, seed: int) -> Iterator[int]:
         """Sampled token ids; the end-of-sequence token is not among them."""
         from transformers import DynamicCache
 

@@ -15,8 +15,9 @@ import httpx
 import pytest
 import torch
 
-from pipeline.commands.serve_reward import check_port, find_model, find_token, main
+from pipeline.commands.serve_reward import find_model, main
 from pipeline.executors.protocol import Status
+from pipeline.listening import check_port, find_token
 from pipeline.summary import RunRecord, StageRecord, write_run
 from reward.config import ModelTerm, RewardConfig
 from reward.endpoint_config import RemoteConfig
