@@ -187,13 +187,26 @@ class PipelineConfig(RunConfig):
                 got=f"ensemble.members={self.ensemble.members}, peft={self.peft.kind}",
                 do="take peft=none, or ensemble=none",
             )
-        if self.peft.kind is PeftKind.bitfit and self.base.kind is BaseKind.scratch:
+        if self.base.kind is BaseKind.scratch:
+            self._check_peft()
+        self._check_gold()
+
+    def _check_peft(self) -> None:
+        """What a base from scratch has no biases, or no positions, for."""
+        if self.peft.kind is PeftKind.bitfit:
             raise UserError(
                 "peft=bitfit finds no biases to train",
                 got="a base from scratch, which is a Llama",
                 do="take peft=lora, or a base with biases: gpt2, opt, gpt_neox, bloom, phi, qwen2",
             )
-        self._check_gold()
+        needed = self.reward_model.max_length + self.peft.positions_taken
+        if self.peft.positions_taken and self.base.max_length < needed:
+            raise UserError(
+                "virtual tokens take positions that the base does not have",
+                got=f"base.max_length={self.base.max_length}, and reward_model.max_length + "
+                f"peft.num_virtual_tokens = {needed}",
+                do=f"set base.max_length={needed}",
+            )
 
     def _check_gold(self) -> None:
         """Gold is a function of the world's own prompts: no other prompt can be judged by it."""

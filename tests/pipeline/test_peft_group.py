@@ -47,8 +47,15 @@ def test_biases_of_a_base_that_has_none_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in PeftKind if kind is not PeftKind.bitfit])
 def test_every_option_is_a_method(kind: PeftKind) -> None:
-    config: Any = compose(["+experiment=tiny", f"peft={kind}"])
+    config: Any = compose(["+experiment=tiny", f"peft={kind}", "base.max_length=148"])
     assert config.sft.peft.kind is config.align.peft is kind
+
+
+def test_virtual_tokens_need_positions() -> None:
+    """Mutation: only the text counted."""
+    with pytest.raises((UserError, FaultsError), match="take positions") as fault:
+        compose(["+experiment=tiny", "peft=prompt", "base.max_length=147"])
+    assert "base.max_length=148" in str(fault.value)
 
 
 def test_a_fault_is_told_once() -> None:

@@ -143,5 +143,5 @@ def test_an_architecture_that_transformers_cannot_read_is_named(tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     config = BaseConfig(kind=BaseKind.gguf, path=str(tmp_path / "odd.gguf"))
-    with pytest.raises(UserError, match="cannot read odd.gguf"):
+    with pytest.raises(UserError, match=r"cannot read odd\.gguf"):
         run(config, text=tmp_path, out=tmp_path / "out", context=Context.at(tmp_path / "c"))
