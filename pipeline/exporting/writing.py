@@ -96,10 +96,9 @@ class Wish:
         method = kind_of(exported.model / ADAPTER)
         if method.adds_tokens and (exported.scores or not self.adapter):
             raise UserError(
-                f"peft={method}: virtual tokens do not merge into weights, and are not exported "
-                "with a reward model's head",
+                f"peft={method}: virtual tokens do not merge into the weights of a whole model",
                 got=f"{exported.asset} as {'an adapter' if self.adapter else 'a whole model'}",
-                do="export the policy as an adapter",
+                do="export a policy with --what adapter; a reward model's head is in none",
             )
 
 

@@ -196,8 +196,8 @@ def test_the_card_says_what_it_is(export: Export) -> None:
 
 def test_a_run_that_cannot_give_it_is_told(run: Path, tmp_path: Path) -> None:
     out = ["--to", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="has no polcy") as caught:
-        main([str(run), "--asset", "polcy", *out])
+    with pytest.raises(UserError, match="has no policyx") as caught:
+        main([str(run), "--asset", "policyx", *out])
     assert caught.value.do == "did you mean policy?"
     with pytest.raises(UserError, match="has not made its ppo_init yet"):
         main([str(run), "--asset", "ppo_init", *out])
