@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from stages.contracts import UserError
-from stages.lm.attention import attention
 from stages.lm.batching import SequenceBatch
 from stages.lm.branches import Branches, last_hidden_states
 from stages.lm.loading import (
-    check_model_folder,
+    how_to_open,
     load_tokenizer,
     save_model,
     spare_special_token,
@@ -93,25 +92,28 @@ def new_reward_model(folder: Path, seed: int, kind: PeftKind = PeftKind.none) ->
     """A reward model on the language model in `folder`, its head drawn from `seed`.
 
     kind: what is going to be trained; qlora's base is in 4 bits.
+
+    Raises:
+        UserError: Transformers has no classifier of this architecture.
     """
     from transformers import AutoModelForSequenceClassification
 
-    check_model_folder(folder)
     if kind is PeftKind.qlora:
         network = quantised.load(AutoModelForSequenceClassification, folder, num_labels=1)
     else:
-        network = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=1,
-            dtype=torch.float32,
-            local_files_only=True,
-            attn_implementation=attention(),
-        )
+        network = _classifier(folder, num_labels=1)
     assert is_merged(folder / ADAPTER), f"{folder} is no plain language model"
     network.config.reward_bias = 0.0
     network.config.get_text_config().pad_token_id = load_reward_tokenizer(folder).pad_token_id
     initialise_head(network.score, seed)
     return RewardModel(network)
+
+
+def _classifier(folder: Path, **changes: Any) -> Any:
+    """Transformers' `...ForSequenceClassification` of the model in `folder`, float32."""
+    from transformers import AutoModelForSequenceClassification as Classifier
+
+    return Classifier.from_pretrained(folder, **how_to_open(Classifier, folder, **changes))
 
 
 def initialise_head(head: nn.Linear, seed: int) -> None:
@@ -134,12 +136,7 @@ def load_reward_model(folder: Path, *, foreign: bool = False) -> RewardModel:
     foreign: a classifier with one label that others trained may do as well; its scores are taken
     as they are.
     """
-    from transformers import AutoModelForSequenceClassification
-
-    check_model_folder(folder)
-    network = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, attn_implementation=attention()
-    )
+    network = _classifier(folder)
     add_unmerged(network, folder)
     if foreign:
         _adopt(network, folder)
@@ -189,7 +186,7 @@ def critic_from_policy(model: Any) -> Critic:
 
     It takes over the model's decoder.
     """
-    head = nn.Linear(model.config.get_text_config().hidden_size, 1)
+    head = nn.Linear(model.get_output_embeddings().in_features, 1)  # OPT-350M: not hidden_size
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return Critic(model.base_model, head)

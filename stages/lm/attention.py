@@ -28,6 +28,13 @@ def attention() -> str:
     return "short_or_sdpa"
 
 
+def attention_for(model_class: Any) -> str | None:
+    """Ours for a class that hands its attention out to functions like `attend`; else None, which
+    leaves the choice to Transformers (alibi, caps and sinks are in the models' own code)."""
+    hands_out = model_class._supports_attention_backend and model_class._supports_sdpa
+    return attention() if hands_out else None
+
+
 def attend(
     module: Any,
     query: Tensor,

@@ -4,6 +4,7 @@ The model's own template is the authority: it writes BOS, roles and a system pro
 model without one gets `plain_turns`, which needs no token that the vocabulary does not have.
 """
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from stages.contracts import UserError
@@ -43,9 +44,21 @@ def render(
             got=tokenizer.name_or_path,
             do="make the base again: its stage gives it one",
         )
-    return str(
-        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=to_speak)
-    )
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=to_speak
+        )
+    except (TemplateError, ValueError) as error:
+        raise UserError(
+            "the model's chat template cannot write this conversation",
+            got=f"{type(error).__name__}: {error}; roles: "
+            + ", ".join(message["role"] for message in messages),
+            do="leave such conversations out (some models have no system role, or want roles in "
+            "turn), or mend the template in the tokenizer's folder; without one a default is used",
+        ) from None
+    return str(text)
 
 
 def render_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> str:
@@ -77,20 +90,25 @@ def settle_template(tokenizer: "PreTrainedTokenizerBase") -> None:
 
 
 def _check_renders(tokenizer: "PreTrainedTokenizerBase") -> None:
-    from jinja2 import TemplateError
-
-    try:
-        text = render_prompt(tokenizer, [{"role": "user", "content": ASKED}])
-    except (TemplateError, ValueError) as error:
-        raise UserError(
-            "the chat template cannot write a conversation",
-            got=f"{type(error).__name__}: {error}",
-            do="mend it, or remove it from the tokenizer's folder: a default takes its place",
-        ) from None
+    text = render_prompt(tokenizer, [{"role": "user", "content": ASKED}])
     if ASKED not in text:
         raise UserError(
             "the chat template leaves out what the user says", got=repr(text), do="mend it"
         )
+
+
+def everything_written(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """A conversation of all roles that the template knows, with what makes the assistant speak."""
+    turns: list[Message] = [
+        {"role": "user", "content": ASKED},
+        {"role": "assistant", "content": ANSWER},
+    ]
+    if tokenizer.chat_template is None:
+        return ""
+    texts = [render(tokenizer, turns), render_prompt(tokenizer, turns[:1])]
+    with suppress(UserError):  # Gemma has no system role
+        texts.append(render(tokenizer, [{"role": "system", "content": ASKED}, *turns]))
+    return " ".join(texts)
 
 
 def template_facts(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:

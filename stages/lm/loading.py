@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.contracts import UserError
-from stages.lm.attention import attention
-from stages.lm.chat import template_facts
+from stages.lm.attention import attention_for
+from stages.lm.chat import everything_written, template_facts
 from stages.lm.peft.folders import ADAPTER, is_merged
 
 NEW_PAD = "<|pad|>"
@@ -18,26 +18,81 @@ if TYPE_CHECKING:
 
 
 def load_causal_lm(folder: Path) -> "PreTrainedModel":
-    """The causal language model in `folder`, float32, in eval mode."""
-    import torch
+    """The causal language model in `folder`, float32, in eval mode.
+
+    Raises:
+        UserError: no folder of a model, or one that lacks weights.
+    """
     from transformers import AutoModelForCausalLM
 
     from stages.lm.peft.virtual_tokens import add_unmerged
 
-    check_model_folder(folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, attn_implementation=attention()
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True, **how_to_open(AutoModelForCausalLM, folder)
     )
+    if found["missing_keys"]:
+        raise UserError(
+            f"the model in {folder} has no weights for parts of itself",
+            got=f"{type(model).__name__} without {', '.join(sorted(found['missing_keys'])[:3])}",
+            do="give the folder of a whole causal language model",
+        )
     add_unmerged(model, folder)
     return model.eval()
 
 
 def load_config(folder: Path) -> "PreTrainedConfig":
-    """The model's settings, without its weights."""
+    """The model's settings, without its weights.
+
+    Whatever the checkpoint says, no dropout: that is of SFT alone, by `stages.lm.dropout`; and no
+    auxiliary loss of a mixture of experts, which PPO's and the reward model's losses do not have.
+    """
     from transformers import AutoConfig
 
     check_model_folder(folder)
-    return AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    _settle(config)
+    return config
+
+
+def _settle(config: "PreTrainedConfig") -> None:
+    """In parts of the config, too."""
+    from transformers import PreTrainedConfig
+
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            _settle(value)
+        elif "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+        elif name == "output_router_logits":
+            setattr(config, name, False)
+
+
+def how_to_open(auto: Any, folder: Path, **changes: Any) -> dict[str, Any]:
+    """What one of Transformers' automatic classes is told to open the model in `folder`: float32,
+    our settings and attention. changes: of the settings.
+
+    Raises:
+        UserError: there is no such class of this architecture.
+    """
+    import torch
+
+    config = load_config(folder)
+    config.update(changes)
+    if type(config) not in auto._model_mapping:
+        task = auto.__name__.removeprefix("AutoModelFor")
+        raise UserError(
+            f"Transformers has no {task} of this architecture",
+            got=f"{config.model_type}, in {folder}",
+            do="take another base (docs/models.md); without a classifier there is no reward model, "
+            "but align=dpo, or a given one of another architecture: given.reward_model=RUN",
+        )
+    found = auto._model_mapping[type(config)]
+    return {
+        "config": config,
+        "dtype": torch.float32,
+        "local_files_only": True,
+        "attn_implementation": attention_for(found[0] if isinstance(found, tuple) else found),
+    }
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
@@ -128,11 +183,20 @@ def settle_pad(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id if own else None
 
 
+def settle_context(config: "PreTrainedConfig", otherwise: int) -> None:
+    """Say in `max_position_embeddings` how many tokens a model can read, where it says it elsewhere
+    (Bloom, MPT), or nowhere: with alibi there is no limit, and `otherwise` is what is asked for."""
+    said = vars(config)
+    if "max_position_embeddings" in {*said, *config.attribute_map}:
+        return
+    config.max_position_embeddings = said.get("seq_length") or said.get("max_seq_len") or otherwise
+
+
 def spare_special_token(tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    """A special token that neither a text nor the chat template holds."""
+    """A special token that neither a text nor the chat template writes."""
     used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
-    template = str(tokenizer.chat_template)
-    spare = (t for t in tokenizer.all_special_tokens if t not in used and t not in template)
+    written = f"{tokenizer.chat_template} {everything_written(tokenizer)}"
+    spare = (t for t in tokenizer.all_special_tokens if t not in used and t not in written)
     return next(spare, None)
 
 

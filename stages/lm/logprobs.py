@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from stages.lm.batching import SequenceBatch, pad_right
+from stages.lm.heads import language_head
 
 # Logits made at once: so many rows, and no more than so many bytes of them, which are 441 rows of a
 # vocabulary of 151,936.
@@ -58,7 +59,7 @@ def _response_figures(
     """Log-probs (B, R), and entropies if asked for."""
     mask = batch.response_mask
     hidden = hidden_at_responses(model.get_decoder(), batch)[mask]  # (N, H)
-    targets, head = batch.response_tokens[mask], model.get_output_embeddings()
+    targets, head = batch.response_tokens[mask], language_head(model)
     figures = token_figures(head, hidden, targets, temperature, with_entropy)
     return [_scatter(figure, mask) for figure in figures]
 

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 from stages.contracts import Context, Report, UserError
 from stages.lm.chat import settle_template
+from stages.lm.hub import HubModel
 from stages.lm.loading import (
     load_causal_lm,
     load_tokenizer,
     save_model,
+    settle_context,
     settle_pad,
     text_contract,
 )
 from stages.lm.peft.folders import ADAPTER, is_merged, kind_of
+from stages.lm.supported import check_folder, check_model, check_tokenizer
 from stages.lm.token_cache import tokenized_documents
 from stages.records.schemas import Text
 from stages.records.tables import iterate_table, texts
@@ -31,14 +34,24 @@ def run(config: BaseConfig, *, text: Path, out: Path, context: Context) -> Repor
     """Write the base model to `out/model`; its kinds are below."""
     if config.kind is BaseKind.scratch:
         return _pretrain(config, text, out, context)
-    assert config.path is not None
-    path = Path(config.path)
     if config.kind is BaseKind.gguf:
         from stages.step0_base.gguf import load_gguf
 
-        return _take(*load_gguf(path), config, out)
-    _check_plain(path)
-    return _take(load_causal_lm(path), load_tokenizer(path), config, out)
+        return _take(*load_gguf(Path(str(config.path))), config, out)
+    folder, origin = _find(config)
+    check_folder(folder)
+    _check_plain(folder)
+    report = _take(load_causal_lm(folder), load_tokenizer(folder), config, out)
+    report.contract |= origin
+    return report
+
+
+def _find(config: BaseConfig) -> tuple[Path, dict[str, str]]:
+    """The model's folder; of a model from the hub, its name and commit."""
+    if config.hub is None:
+        return Path(str(config.path)), {}
+    model = HubModel(config.hub, config.revision)
+    return model.fetch(), {"hub": config.hub, "hub_commit": model.commit()}
 
 
 def _check_plain(folder: Path) -> None:
@@ -76,8 +89,11 @@ def _take(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", config: BaseConfig, out: Path
 ) -> Report:
     """Publish a pretrained model, in float32; what its tokenizer lacks is settled here."""
+    check_tokenizer(tokenizer)
     settle_template(tokenizer)
     settle_pad(model, tokenizer)
+    settle_context(model.config, config.max_length)
+    check_model(model, tokenizer.pad_token_id)
     max_length = min(config.max_length, int(model.config.max_position_embeddings))
     return _publish(model, tokenizer, max_length, out, {})
 

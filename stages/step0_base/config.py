@@ -1,5 +1,6 @@
 """What the base stage can be told: pretrain a small Llama, or take a model. No torch here."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -14,7 +15,11 @@ class BaseKind(StrEnum):
 
     scratch = "scratch"
     folder = "folder"
+    hub = "hub"
     gguf = "gguf"
+
+
+HUB_NAME = r"[\w.-]+(/[\w.-]+)?"  # an owner, if there is one, and a name
 
 
 class TokenizerKind(StrEnum):
@@ -30,13 +35,17 @@ class BaseConfig(AdamWConfig, StageConfig):
 
     `scratch` trains tokenizer and Llama on the `text` asset; the defaults are this project's (the
     paper starts from GPT-3). `folder` takes the Hugging Face folder at `path` as it is, `gguf` the
-    GGUF file at `path`, de-quantised. package: the installed one in whose folder `path` lies.
+    GGUF file at `path`, de-quantised. package: the installed one in whose folder `path` lies. `hub`
+    takes the model of the name or folder `path`, at `revision` (a branch, tag or commit; None: the
+    main one); the name then stands in `hub`.
     tokenizer: of `scratch`; with words, what is not among the `max_words` most frequent is unknown,
     so real text wants bpe, which then has `max_words` tokens.
     """
 
     kind: BaseKind = BaseKind.scratch
     path: str | None = external_input(None)
+    hub: str | None = None
+    revision: str | None = no_effect(None)  # what counts is the commit that it names
     package: str | None = no_effect(None)  # what counts is the file's content
 
     tokenizer: TokenizerKind = TokenizerKind.words
@@ -67,6 +76,8 @@ class BaseConfig(AdamWConfig, StageConfig):
     def __post_init__(self) -> None:
         if self.kind is BaseKind.folder:
             self._check_folder()
+        if self.kind is BaseKind.hub:
+            self._tell_name_from_folder()
         if self.kind is BaseKind.gguf:
             self._find_in_package()
             self._check_gguf()
@@ -79,6 +90,25 @@ class BaseConfig(AdamWConfig, StageConfig):
                 got=str(self.path),
                 do="give a local Hugging Face folder (one with config.json)",
             )
+
+    def _tell_name_from_folder(self) -> None:
+        """A folder's content counts, of a name the commit."""
+        if self.path is not None and Path(self.path).is_dir():
+            self._check_folder()
+        elif self.path is not None and re.fullmatch(HUB_NAME, self.path):
+            self.hub, self.path = self.path, None
+        elif self.hub is None:
+            raise UserError(
+                "base.path is neither a model's name on the hub nor a folder",
+                got=str(self.path),
+                do="for example base.path=HuggingFaceTB/SmolLM2-135M, or a Hugging Face folder",
+            )
+
+    def versions(self) -> dict[str, str]:
+        """What a hub's model is now."""
+        from stages.lm.hub import HubModel
+
+        return {} if not self.hub else {"hub": HubModel(self.hub, self.revision).commit()}
 
     def _find_in_package(self) -> None:
         """Let `path` be absolute; the package itself is not imported: only its file is wanted."""

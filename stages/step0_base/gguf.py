@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.contracts import UserError
-from stages.lm.attention import attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,9 +22,7 @@ def load_gguf(path: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
 
     where = {"gguf_file": path.name, "local_files_only": True}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            path.parent, dtype=torch.float32, attn_implementation=attention(), **where
-        )
+        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
     except (ValueError, NotImplementedError) as error:
         raise UserError(

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from stages.lm.batching import micro_batches, pad_right
+from stages.lm.heads import language_head
 from stages.lm.logprobs import chunk_rows, hidden_states
 from stages.step1_sft.sequences import NO_LOSS, Sequence
 
@@ -44,7 +45,7 @@ def _sums(model: Any, sequences: Rows[Sequence], pad_token_id: int) -> Tensor:
     labels = pad_right([sequence.labels for sequence in sequences], NO_LOSS)[:, 1:]
     counted = labels != NO_LOSS
     hidden = hidden_states(model.get_decoder(), input_ids)[:, :-1][counted]
-    targets, head = labels[counted], model.get_output_embeddings()
+    targets, head = labels[counted], language_head(model)
     rows = chunk_rows(head)
     parts = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
     return sum((_chunk_sums(head, *part) for part in parts), torch.zeros(3, dtype=torch.float64))

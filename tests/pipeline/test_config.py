@@ -1,6 +1,7 @@
 """Every option composes and types; all that a user gets wrong is named, with the nearest name."""
 
 import re
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+# Models by name, which differ from base=hub in path and length alone.
+NAMED_MODELS = [
+    name for name in options("base") if "- hub\n" in (CONF / "base" / f"{name}.yaml").read_text()
+]
+
+
 GROUPS = sorted({str(path.parent.relative_to(CONF)) for path in CONF.rglob("*/*.yaml")})
 
 
@@ -34,13 +41,15 @@ def base_path(tmp_path: Path, base: str) -> list[str]:
     if base == "folder":
         (tmp_path / "config.json").write_text("{}")
         return [f"base.path={tmp_path}"]
+    if base == "hub":
+        return ["base.path=some/model"]
     return []
 
 
 @pytest.mark.parametrize(
     ("experiment", "align"), list(product(options("experiment"), options("align")))
 )
-@pytest.mark.parametrize("base", options("base"))
+@pytest.mark.parametrize("base", sorted({*options("base")} - {*NAMED_MODELS}))
 def test_every_experiment_composes_with_every_align_and_base(
     experiment: str, align: str, base: str, base_path: list[str]
 ) -> None:
@@ -50,6 +59,15 @@ def test_every_experiment_composes_with_every_align_and_base(
     assert type(config.align) is others.get(align, PpoConfig)
     assert config.base.kind == {"smollm2_135m": "gguf"}.get(base, base)
     assert config.name == experiment
+
+
+@pytest.mark.parametrize("base", NAMED_MODELS)
+def test_a_model_by_name_is_a_small_difference_from_hub(base: str) -> None:
+    ours = compose([f"base={base}"]).base
+    plain = compose(["base=hub", f"base.path={ours.hub}"]).base
+    changed = {key for key, value in asdict(ours).items() if value != asdict(plain)[key]}
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", str(ours.hub))
+    assert changed <= {"max_length"}
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from stages.lm.attention import attention
-from stages.lm.loading import check_model_folder
+from stages.lm.loading import how_to_open
 from stages.lm.peft.config import PeftKind, check_library
 
 if TYPE_CHECKING:
@@ -34,15 +33,11 @@ def load_causal_lm(folder: Path) -> Any:
 def load(auto: Any, folder: Path, **settings: Any) -> Any:
     """The same of another of Transformers' automatic classes."""
     check_library(PeftKind.qlora)
-    check_model_folder(folder)
     network = auto.from_pretrained(
         folder,
-        dtype=torch.float32,
-        local_files_only=True,
-        attn_implementation=attention(),
         quantization_config=_nf4(),
         device_map={"": torch.get_default_device()},
-        **settings,
+        **how_to_open(auto, folder, **settings),
     )
     # The trainers take these marks as a sign that adapters are to be rounded, or missing.
     network.is_loaded_in_4bit = network.is_quantized = False

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from stages.contracts import UserError
-from stages.lm.dropout import residual_dropout, residual_writers
+from stages.lm.dropout import Dropping, hooked, residual_dropout, residual_writers
 
 TOKENS = torch.tensor([[1, 4, 7, 8, 5, 9]])
 
@@ -32,16 +32,15 @@ def test_gone_after_the_context_even_after_an_error(tiny_model):
     assert torch.equal(tiny_model(TOKENS).logits, plain)
 
 
-def test_drops_the_asked_share_and_keeps_the_mean(tiny_model):
+def test_drops_the_asked_share_and_keeps_the_mean():
     """Fails if survivors are not scaled by 1 / (1 - p): hand-worked, 0.8 * 1.25 = 1."""
-    writer = residual_writers(tiny_model)[0]
-    nn.init.eye_(writer.weight)
-    tiny_model.train()
-    with residual_dropout(tiny_model, 0.2):
+    writer = nn.Identity()
+    with hooked([writer], Dropping(0.2)):
         torch.manual_seed(0)
-        output = writer(torch.ones(4000, 16))
+        output, weights = writer.train()(torch.ones(4000, 16)), writer((torch.ones(9), "weights"))
     assert set(output.unique().tolist()) == {0.0, 1.25}
     assert float((output == 0).float().mean()) == pytest.approx(0.2, abs=0.005)
+    assert weights[1] == "weights"
 
 
 def test_zero_needs_no_known_branch():
