@@ -123,8 +123,8 @@ def test_a_reward_model_on_another_base_is_refused(
 
 
 def test_a_merge_that_computes_something_else_is_refused() -> None:
-    check_merged(torch.zeros(3), torch.full((3,), 1e-4))
-    with pytest.raises(MergeError):
-        check_merged(torch.zeros(3), torch.tensor([0.0, 0.0, 0.01]))
-    with pytest.raises(MergeError):
-        check_merged(torch.zeros(3), torch.tensor([0.0, 0.0, torch.nan]))
+    apart = torch.tensor([-20.0, 0.0, 5.0])
+    check_merged(apart, apart + 0.01)
+    for wrong in (0.03, torch.nan):
+        with pytest.raises(MergeError):
+            check_merged(apart, apart + torch.tensor([0.0, 0.0, wrong]))
