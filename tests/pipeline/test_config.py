@@ -3,9 +3,11 @@
 import re
 from dataclasses import asdict
 from itertools import product
+from operator import ne
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from omegaconf import OmegaConf
@@ -29,6 +31,8 @@ NAMED_MODELS = [
 ]
 
 
+# What an experiment asks of its user.
+OWN_FILES = {"smollm2_lora": ["data.demonstrations.path=d.jsonl", "data.comparisons.path=c.jsonl"]}
 GROUPS = sorted({str(path.parent.relative_to(CONF)) for path in CONF.rglob("*/*.yaml")})
 
 
@@ -46,19 +50,41 @@ def base_path(tmp_path: Path, base: str) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize(
-    ("experiment", "align"), list(product(options("experiment"), options("align")))
-)
-@pytest.mark.parametrize("base", sorted({*options("base")} - {*NAMED_MODELS}))
+def combinations() -> list[ParameterSet]:
+    """All; those that differ from the main job in more than one option are slow tests."""
+    bases = sorted({*options("base")} - {*NAMED_MODELS})
+    main = ("ppo_ptx", "ppo_ptx", "scratch")
+    every = product(options("experiment"), options("align"), bases)
+    return [
+        pytest.param(*each, marks=pytest.mark.slow if sum(map(ne, each, main)) > 1 else ())
+        for each in every
+    ]
+
+
+@pytest.mark.parametrize(("experiment", "align", "base"), combinations())
 def test_every_experiment_composes_with_every_align_and_base(
     experiment: str, align: str, base: str, base_path: list[str]
 ) -> None:
     chosen = [f"+experiment={experiment}", f"align={align}", f"base={base}"]
-    config = compose([*chosen, *base_path])
+    config = compose([*chosen, *base_path, *OWN_FILES.get(experiment, [])])
     others = {"dpo": DpoConfig, "best_of_n": BestOfNConfig}
     assert type(config.align) is others.get(align, PpoConfig)
     assert config.base.kind == {"smollm2_135m": "gguf"}.get(base, base)
     assert config.name == experiment
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes_as_it_is_shipped(experiment: str, tmp_path: Path) -> None:
+    """But for the package in which the base of smollm2_lora comes."""
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    gguf = [f"base.path={tmp_path / 'model.gguf'}", "base.package=null"]
+    more = [*OWN_FILES[experiment], *gguf] if experiment in OWN_FILES else []
+    config = compose([f"+experiment={experiment}", *more])
+    assert config.name == experiment
+    header = (CONF / "experiment" / f"{experiment}.yaml").read_text().split("defaults:")[0]
+    if experiment in ("smollm2_lora", "instructgpt_1b", "tldr_pythia", "hh_llama_8b"):
+        for said in ("hardware:", "time:", "command:"):
+            assert said in header
 
 
 @pytest.mark.parametrize("base", NAMED_MODELS)
