@@ -16,7 +16,7 @@ from reward.config import RewardConfig
 from stages.contracts import GoldKind, StageConfig, UserError, check_not_negative
 from stages.lm.engines.config import RolloutConfig
 from stages.lm.peft.config import PeftConfig, PeftKind
-from stages.lm.precision import PrecisionConfig
+from stages.lm.precision import PrecisionConfig, check_precision
 from stages.step0_base.config import BaseConfig, BaseKind
 from stages.step0_data.config import DemonstrationsConfig, PromptsConfig, TextConfig
 from stages.step0_data.files_config import FilesConfig, PromptFilesConfig
@@ -190,6 +190,7 @@ class PipelineConfig(RunConfig):
         if self.base.kind is BaseKind.scratch:
             self._check_peft()
         self._check_gold()
+        check_precision(self.precision.kind, max(self.executor.gpus, self.placement.gpus))
 
     def _check_peft(self) -> None:
         """What a base from scratch has no biases, or no positions, for."""

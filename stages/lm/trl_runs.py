@@ -22,6 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from stages.contracts import Context, InterruptedRunError
 from stages.lm.backends.base import copy_weights
 from stages.lm.optimisation import NonFiniteError, ScheduleConfig, lr_factor
+from stages.lm.precision import Precision
 from stages.lm.trl_checkpoints import checkpoint_step, keep_only, latest_checkpoint, mark_complete
 
 Figures = Mapping[str, float]
@@ -46,7 +47,12 @@ class TrlRun:
 
 
 def common_arguments(
-    folder: Path, *, batch_size: int, microbatch_size: int, seed: int
+    folder: Path,
+    *,
+    batch_size: int,
+    microbatch_size: int,
+    seed: int,
+    precision: Precision = Precision.fp32,
 ) -> dict[str, Any]:
     """TrainingArguments that every run has: float32, one epoch read in order, no output.
 
@@ -60,7 +66,8 @@ def common_arguments(
         "train_sampling_strategy": "sequential",
         "seed": seed,
         "use_cpu": torch.get_default_device().type == "cpu",
-        "bf16": False,
+        "bf16": False,  # what computes in it is for the stage to say (`stages.lm.precision`)
+        "fp16": precision is Precision.fp16,  # for Accelerate's loss scaling
         "activation_checkpointing": False,
         "use_cache": True,  # only what the saved config says; TRL's losses run without a cache
         "dataloader_num_workers": 0,
@@ -90,7 +97,8 @@ class StageTrainer:
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)  # type: ignore[misc]  # the trainer's own
-        if not math.isfinite(norm):
+        scaled = self.args.fp16  # type: ignore[attr-defined]  # then the step is left out
+        if not math.isfinite(norm) and not scaled:
             raise NonFiniteError(f"the gradient norm is {float(norm)}")
         return norm
 

@@ -14,6 +14,7 @@ from stages.contracts import (
 )
 from stages.lm.adamw import AdamWConfig
 from stages.lm.peft.config import PeftConfig, PeftKind
+from stages.lm.precision import Precision
 
 
 class LossOn(StrEnum):
@@ -64,6 +65,7 @@ class FineTuningConfig(AdamWConfig, StageConfig):
     residual_dropout: float = 0.2
     loss_on: LossOn = LossOn.completion
     packing: Packing = Packing.none
+    precision: Precision = Precision.fp32  # the group `precision`
     neftune_alpha: float = 0.0
     gradient_checkpointing: bool = False
     liger: bool = False
@@ -115,6 +117,7 @@ class SftSelectedConfig(StageConfig):
     max_response_tokens: int = 1024
     sequences_per_batch: int = 256
     peft: PeftKind = PeftKind.none
+    precision: Precision = Precision.fp32
 
     def __post_init__(self) -> None:
         positive = ("num_prompts", "temperature", "max_prompt_tokens", "max_response_tokens")
@@ -156,6 +159,12 @@ def check_fine_tuning(config: FineTuningConfig) -> None:
     check_not_negative(config, "neftune_alpha")
     check_share(config, "residual_dropout", "final_lr_fraction")
     check_divides(config, "microbatch_size", "batch_size")
+    if config.packing is not Packing.none and config.peft.kind.adds_tokens:
+        raise UserError(
+            "packed demonstrations cannot each have virtual tokens before them",
+            got=f"packing={config.packing}, peft={config.peft.kind}",
+            do="set packing=none, or take peft=lora",
+        )
     _check_virtual_tokens(config)
 
 

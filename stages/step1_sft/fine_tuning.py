@@ -9,6 +9,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from stages.contracts import Context, UserError
 from stages.lm.activations import checkpoint_activations
+from stages.lm.adamw import AdamWKind
 from stages.lm.data_order import data_order, data_order_by_length, epoch_ends
 from stages.lm.dropout import residual_dropout
 from stages.lm.liger import check_liger
@@ -16,6 +17,7 @@ from stages.lm.optimisation import Schedule, ScheduleConfig
 from stages.lm.peft.adapters import adapt
 from stages.lm.peft.config import PeftConfig, PeftKind
 from stages.lm.peft.rank_allocation import RankAllocation
+from stages.lm.precision import computing_in
 from stages.lm.trl_runs import AfterStep, StageTrainer, TrlRun, common_arguments, train
 from stages.step1_sft.config import FineTuningConfig, Packing
 from stages.step1_sft.packing import PackedCollator, check_packing
@@ -68,7 +70,8 @@ def fine_tune(
         figures=lambda logs: {"accuracy/train": logs["mean_token_accuracy"]},
         after_step=after_step,
     )
-    with residual_dropout(model, config.residual_dropout):
+    dropping = residual_dropout(model, config.residual_dropout)
+    with dropping, computing_in(model.get_decoder(), config.precision):
         train(trainer, run, context)
     return trainer.model
 
@@ -123,7 +126,10 @@ def _arguments(config: FineTuningConfig, context: Context) -> SFTConfig:
         batch_size=config.batch_size,
         microbatch_size=config.microbatch_size,
         seed=config.seed,
+        precision=config.precision,
     )
+    if config.optimizer is AdamWKind.adamw_8bit:
+        common["optim"] = config.optimizer.value
     return SFTConfig(
         **common,
         learning_rate=config.lr,

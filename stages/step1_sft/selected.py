@@ -24,6 +24,7 @@ from stages.lm.folders import link_folder
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
 from stages.lm.peft.adapters import check_base, load_adapted, network_of, publish
 from stages.lm.peft.folders import positions_taken
+from stages.lm.precision import computing_in
 from stages.lm.prompts import fitting_prompts
 from stages.lm.rollout import Rollouts, Sampling, sampling_keys
 from stages.lm.sampling import sample_responses
@@ -118,7 +119,8 @@ class _Examiner:
         network = _network(folder, base)
         limit = int(network.config.max_position_embeddings) - positions_taken(folder)
         self.contract = text_contract(self.tokenizer, limit)
-        rollouts = self._sample(network)
+        with computing_in(network.get_decoder(), self.config.precision):
+            rollouts = self._sample(network)
         scores = score_responses(
             self.reward_model.scores, self.prompts, rollouts.tokens, self.tokenizer.pad_token_id
         )

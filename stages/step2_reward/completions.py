@@ -13,6 +13,7 @@ import numpy as np
 from stages.contracts import Context, InterruptedRunError, Report
 from stages.lm.engines.hf import HFEngine
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
+from stages.lm.precision import compute_in
 from stages.lm.prompts import FittingPrompts, fitting_prompts
 from stages.lm.rollout import Rollouts, Sampling, sampling_keys
 from stages.lm.sampling import sample_responses
@@ -67,6 +68,7 @@ class _Sampler:
     def __post_init__(self) -> None:
         self.tokenizer = load_tokenizer(self.folder)
         model = load_causal_lm(self.folder)
+        compute_in(model.get_decoder(), self.config.precision)
         self.max_length = int(model.config.max_position_embeddings)
         self.engine = HFEngine(
             model,

@@ -19,6 +19,7 @@ from stages.lm.adamw import AdamWConfig
 from stages.lm.early_stopping import EarlyStopping
 from stages.lm.peft.config import PeftKind, check_adapter_backend
 from stages.lm.placement import TrainingPlacement
+from stages.lm.precision import Precision
 
 
 class Denominator(StrEnum):
@@ -67,6 +68,7 @@ class CompletionsConfig(StageConfig):
     max_prompt_tokens: int = 1024
     max_response_tokens: int = 1024
     sequences_per_batch: int = 256
+    precision: Precision = Precision.fp32  # the group `precision`
 
     def __post_init__(self) -> None:
         if self.k_min < 2:
@@ -117,7 +119,8 @@ class RewardModelConfig(AdamWConfig, StageConfig):
     (Ziegler et al. 2019); the paper only shifts. held_out_groups: labeler groups that training
     never sees; validation tells both kinds apart (§4.1). peft: lora trains the head and a copy of
     SFT's adapter. validate_every: in steps, for the curves; 0 only at the end. early_stopping: off,
-    as in the paper.
+    as in the paper. gradient_checkpointing: activations are computed again in the backward; prompts
+    are then encoded once a response, for a cache cannot be written twice.
     """
 
     start: Start = Start.sft
@@ -135,6 +138,8 @@ class RewardModelConfig(AdamWConfig, StageConfig):
     microbatch_tokens: int = 16_384
     encoding: Encoding = Encoding.auto
     peft: PeftKind = PeftKind.none
+    precision: Precision = Precision.fp32  # the group `precision`
+    gradient_checkpointing: bool = False
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     placement: TrainingPlacement = field(default_factory=TrainingPlacement)
     validate_every: int = no_effect(0)

@@ -165,7 +165,7 @@ def make_learner(
     workers: Mapping[str, WorkerGroup],
 ) -> RewardLearner:
     """`model` in this process, or one like it on every rank of the stage's worker group."""
-    optimizer = OptimizerConfig.of(config, config.lr)
+    optimizer = OptimizerConfig.of(config, config.lr, config.precision)
     if not workers:
         objective = _objective(config, comparisons, encoding)
         return RewardRank(objective, SingleProcess(model, optimizer), comparisons.validation)
@@ -183,7 +183,7 @@ def load_rank(
     rank, ranks = rank_and_size()
     backend = make_backend(
         start(config, folders).model,
-        OptimizerConfig.of(config, config.lr),
+        OptimizerConfig.of(config, config.lr, config.precision),
         config.placement.kind,
         config.placement.deepspeed,
     )

@@ -65,6 +65,7 @@ def run(
     )
     learner = make_learner(config, folders, started.model, data, encoding, context.workers)
     trained = trainer.fit(learner, context)
+    started.in_float32()
     metrics = data.metrics | _ended(config, trained)
     if data.shown:
         context.journal.table(trained.steps, "too_long", data.shown)
@@ -95,6 +96,9 @@ def _folders(
 
 
 def _encoding(config: RewardModelConfig, model: RewardModel, pad_token_id: int) -> Chosen:
+    if config.gradient_checkpointing:
+        why = "activations are computed again, a cache is not"
+        return Chosen(encoding=Encoding.separate, why=why)
     if config.placement.splits_weights:
         return Chosen(encoding=Encoding.separate, why=f"{config.placement.kind} splits weights")
     return choose(config.encoding, model, pad_token_id, config.max_length)

@@ -1,6 +1,6 @@
 """What the reward model starts from: comparisons as token ids, and a network with a new head."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from reward.model import RewardModel, load_reward_tokenizer, new_reward_model, save_reward_model
 from reward.ranked_prompts import RankedPrompt, TooLong, read_ranked_prompts
 from stages.contracts import UserError
+from stages.lm.activations import checkpoint_activations
 from stages.lm.loading import load_config
 from stages.lm.peft.adapters import adapt_classifier, adapter_of, check_base, publish
 from stages.lm.peft.config import PeftKind
 from stages.lm.peft.folders import positions_taken
 from stages.lm.peft.methods import check_family, train_biases
+from stages.lm.precision import compute_in
 from stages.step2_reward.config import Loss, OnTooLong, RewardModelConfig
 from stages.step2_reward.held_out import without_groups
 
@@ -138,9 +140,13 @@ def check_start(config: RewardModelConfig, folders: Folders) -> None:
 
 @dataclass(kw_only=True)
 class Started:
-    """A reward model to train; with an adapter on a base, PEFT's model of the same."""
+    """A reward model to train; with an adapter on a base, PEFT's model of the same.
+
+    in_float32: what makes it compute in float32 again, whatever it was trained in.
+    """
 
     model: RewardModel
+    in_float32: Callable[[], None]
     kind: PeftKind = PeftKind.none
     base: Path | None = None
     adapted: Any = None
@@ -155,13 +161,20 @@ class Started:
 
 def start(config: RewardModelConfig, folders: Folders) -> Started:
     """The model with a new head: whole, or its adapter on the base."""
-    if folders.base is None:
-        model = new_reward_model(folders.start, config.seed)
-        if config.peft is PeftKind.bitfit:
-            check_family(config.peft, model.network)
-            train_biases(model.network)
-            model.network.score.requires_grad_(True)
-        return Started(model=model)
-    model = new_reward_model(folders.base, config.seed, config.peft)
-    adapted = adapt_classifier(model.network, adapter_of(folders.start))
-    return Started(model=model, kind=config.peft, base=folders.base, adapted=adapted)
+    model = new_reward_model(folders.base or folders.start, config.seed, config.peft)
+    adapted = None
+    if folders.base is not None:
+        adapted = adapt_classifier(model.network, adapter_of(folders.start))
+    elif config.peft is PeftKind.bitfit:
+        check_family(config.peft, model.network)
+        train_biases(model.network)
+        model.network.score.requires_grad_(True)
+    if config.gradient_checkpointing:
+        checkpoint_activations(model)
+    return Started(
+        model=model,
+        in_float32=compute_in(model.network.base_model, config.precision),
+        kind=config.peft,
+        base=folders.base,
+        adapted=adapted,
+    )

@@ -11,7 +11,9 @@ from stages.contracts import (
     check_positive,
     no_effect,
 )
+from stages.lm.adamw import check_eight_bits
 from stages.lm.peft.config import PeftKind
+from stages.lm.precision import Precision
 
 
 class PairRule(StrEnum):
@@ -23,10 +25,11 @@ class PairRule(StrEnum):
 
 
 class Optimizer(StrEnum):
-    """The DPO paper's RMSprop, or Adam with decoupled weight decay."""
+    """The DPO paper's RMSprop, or Adam with decoupled weight decay, its moments in 8 bits or 32."""
 
     rmsprop = "rmsprop"
     adamw = "adamw"
+    adamw_8bit = "adamw_8bit"
 
 
 @dataclass(kw_only=True)
@@ -54,6 +57,8 @@ class DpoConfig(StageConfig):
     max_length: int = 512
     group_by_length: bool = True
     peft: PeftKind = PeftKind.none  # but none, bitfit: a copy of SFT's adapter is trained
+    precision: Precision = Precision.fp32  # the group `precision`
+    gradient_checkpointing: bool = False  # activations are computed again in the backward
     checkpoint_every: int = no_effect(500)
     log_every: int = no_effect(10)
 
@@ -70,6 +75,7 @@ class DpoConfig(StageConfig):
             "checkpoint_every",
             "log_every",
         )
+        check_eight_bits(self.optimizer)
         if self.max_pairs is not None:
             check_positive(self, "max_pairs")
         if not 0 <= self.label_smoothing < 0.5:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from stages.contracts import Context, Report, UserError
+from stages.lm.activations import checkpoint_activations
 from stages.lm.data_order import epoch_ends
 from stages.lm.loading import load_causal_lm, load_tokenizer, text_contract
 from stages.lm.optimisation import Schedule, ScheduleConfig
@@ -25,6 +26,7 @@ from stages.lm.peft.adapters import check_base, load_adapted, network_of, publis
 from stages.lm.peft.config import PeftKind
 from stages.lm.peft.folders import positions_taken
 from stages.lm.peft.methods import train_biases
+from stages.lm.precision import compute_in
 from stages.lm.trl_runs import Figures, TrlRun, train
 from stages.records.schemas import Comparison
 from stages.records.tables import read_table
@@ -56,6 +58,9 @@ def run(
     model = network_of(adapted)  # PEFT's own around it, TRL would add a reference that we have
     training, no_pair = _read(config, tokenizer, comparisons / "train.parquet", config.max_pairs)
     heldout, no_heldout_pair = _read(config, tokenizer, comparisons / "validation.parquet", None)
+    if config.gradient_checkpointing:
+        checkpoint_activations(model)
+    in_float32 = compute_in(model.get_decoder(), config.precision)
     reference = completion_logprobs(model, heldout, tokenizer.pad_token_id)
     rows = pair_rows(training, completion_logprobs(model, training, tokenizer.pad_token_id))
     _check_size(rows, config)
@@ -69,6 +74,7 @@ def run(
     plan = _plan(config, lambda step, _: validate() if step in ends else {})
     train(trainer, plan, context)
     figures = validate()
+    in_float32()
     of_base = publish(
         adapted, tokenizer, out / "model", base=(base or sft) / "model", kind=config.peft
     )

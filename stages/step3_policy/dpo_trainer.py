@@ -13,7 +13,11 @@ from stages.lm.trl_runs import StageTrainer, common_arguments
 from stages.step3_policy.config import DpoConfig, Optimizer
 from stages.step3_policy.preference_data import EncodedComparison
 
-OPTIMIZERS = {Optimizer.rmsprop: "rmsprop", Optimizer.adamw: "adamw_torch"}
+OPTIMIZERS = {
+    Optimizer.rmsprop: "rmsprop",
+    Optimizer.adamw: "adamw_torch",
+    Optimizer.adamw_8bit: "adamw_8bit",
+}
 
 
 class PairTrainer(StageTrainer, DPOTrainer):  # type: ignore[misc]  # TRL is untyped here
@@ -81,6 +85,7 @@ def _arguments(config: DpoConfig, folder: Path) -> DPOConfig:
         batch_size=config.batch_size,
         microbatch_size=config.microbatch_size,
         seed=config.seed,
+        precision=config.precision,
     )
     return DPOConfig(
         **common,

@@ -17,6 +17,7 @@ from pipeline.composition import CONF, all_keys, compose, register_schemas
 from pipeline.config import PipelineConfig, run_folder, run_id, selection, stage_configs
 from pipeline.errors import FaultsError
 from stages.contracts import UserError
+from stages.lm.precision import Precision
 from stages.step3_policy.config import BestOfNConfig, DpoConfig
 from stages.step3_policy.ppo.config import PpoConfig
 
@@ -103,6 +104,7 @@ def test_a_model_by_name_is_a_small_difference_from_hub(base: str) -> None:
 def test_every_other_option_composes(group: str, option: str) -> None:
     needed = {
         "reward=function": ["reward.functions={my_rewards.brevity: 1.0}"],
+        "precision=fp16": ["executor.gpus=1"],
         "reward=judge": ["reward.judge.model=some-model"],
     }
     chosen = f"{group}={option}"
@@ -188,6 +190,22 @@ def test_the_choice_of_the_epoch_is_an_asset_of_its_own() -> None:
     assert "sft_selected" not in stage_configs(usual)
     assert "sft_selected" in stage_configs(chosen)
     assert run_id(usual) != run_id(chosen)
+
+
+def test_the_precision_reaches_all_that_is_trained_or_samples() -> None:
+    """Mutation: an option that does not refer to the group."""
+    config = compose(["precision=bf16", "align=dpo"])
+    stages = ("sft", "ppo_init", "sft_selected", "completions", "reward_model", "align")
+    assert {getattr(config, stage).precision for stage in stages} == {Precision.bf16}
+    ppo = compose(["precision=bf16"]).align
+    assert isinstance(ppo, PpoConfig)
+    assert ppo.precision is Precision.bf16
+
+
+def test_fp16_needs_a_gpu() -> None:
+    with pytest.raises((UserError, FaultsError), match="fp16 is for GPUs"):
+        compose(["precision=fp16"])
+    assert compose(["precision=fp16", "placement.gpus=1"]).sft.precision is Precision.fp16
 
 
 def test_selection_of_the_graph() -> None:

@@ -72,6 +72,8 @@ class SingleProcess:
     def __init__(self, module: nn.Module, config: OptimizerConfig) -> None:
         self.module, self.config = module, config
         self.optimizer = make_optimizer(module, config)
+        device = next(module.parameters()).device.type
+        self.scaler = torch.amp.GradScaler(device, enabled=config.scales_loss)
 
     def forward(self, *inputs: Any) -> Tensor:
         """The module's own forward."""
@@ -82,12 +84,12 @@ class SingleProcess:
         """Nothing to prepare."""
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate into `.grad`."""
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        """Accumulate into `.grad`, scaled where the loss is."""
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's own
 
     def gradient_norm(self) -> float | None:
         """Of what lies in `.grad`."""
-        return float(nn.utils.get_total_norm(self._gradients()))
+        return float(nn.utils.get_total_norm(self._gradients())) / self.scaler.get_scale()
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.module.parameters() if p.grad is not None]
@@ -108,9 +110,9 @@ class SingleProcess:
         return [p for p in self.module.parameters() if p.requires_grad]
 
     def step(self, lr: float) -> float:
-        """AdamW at this rate."""
+        """AdamW at this rate; with a scaled loss no step where the scale was too large."""
         return clip_and_step(
-            self.optimizer, self.module.parameters(), lr, self.config.max_grad_norm
+            self.optimizer, self.module.parameters(), lr, self.config.max_grad_norm, self.scaler
         )
 
     def shards(self) -> dict[str, Tensor]:
@@ -125,11 +127,15 @@ class SingleProcess:
         """One file of weights, one of the optimizer."""
         self.save_shards(self.shards(), folder / "weights")
         write_state(self.optimizer.state_dict(), folder / "optimizer.pt")
+        if self.scaler.is_enabled():
+            write_state(self.scaler.state_dict(), folder / "scaler.pt")
 
     def load(self, folder: Path) -> None:
         """Weights in place, then the optimizer."""
         self.load_shards(self.shards(), folder / "weights")
         self.optimizer.load_state_dict(read_state(folder / "optimizer.pt"))
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(read_state(folder / "scaler.pt"))
 
     def save_shards(self, shards: Mapping[str, Tensor], folder: Path) -> None:
         """One file."""

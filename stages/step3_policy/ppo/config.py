@@ -22,7 +22,7 @@ from stages.contracts import (
 from stages.lm.adamw import AdamWConfig
 from stages.lm.engines.config import EngineKind, RolloutConfig, sampling_cautions
 from stages.lm.peft.config import PeftKind, check_adapter_backend, check_adapter_engine
-from stages.lm.precision import Precision, check_precision
+from stages.lm.precision import Precision
 from stages.step3_policy.ppo.placement import TRAINED, PlacementConfig, check_ranks
 from stages.step3_policy.ppo.stopping import StopRules
 
@@ -138,6 +138,9 @@ class PpoConfig(AdamWConfig, StageConfig):
     # Of the decoders of all roles; the group `precision`
     precision: Precision = Precision.fp32
 
+    # Of policy and critic: activations are computed again in the backward
+    gradient_checkpointing: bool = False
+
     # Reward: what is maximised, the group `reward`; less the KL penalty
     reward: RewardConfig = field(default_factory=RewardConfig)
     kl_coef: float = 0.02
@@ -193,7 +196,6 @@ class PpoConfig(AdamWConfig, StageConfig):
         for role in TRAINED:
             check_adapter_backend(self.peft, role, self.placement.of(role).backend)
         check_adapter_engine(self.peft, self.rollout.kind)
-        check_precision(self.precision)
         check_ranks(
             self.placement,
             self.roles(),

@@ -13,6 +13,7 @@ from reward.model import Critic, RewardModel
 from reward.text_model import TextRewardModel
 from reward.text_sum import TextRewards, text_components
 from stages.contracts import UserError, WorkerGroup
+from stages.lm.activations import checkpoint_activations
 from stages.lm.backends.make import make_backend
 from stages.lm.engines.hf import HFEngine
 from stages.lm.loading import load_config, load_tokenizer
@@ -31,7 +32,7 @@ from stages.step3_policy.ppo.groups import (
     RewardGroup,
 )
 from stages.step3_policy.ppo.models import AdaptedModels, Models, WholeModels
-from stages.step3_policy.ppo.placement import group_name
+from stages.step3_policy.ppo.placement import TRAINED, group_name
 from stages.step3_policy.ppo.roles import (
     CriticRole,
     MakeBackend,
@@ -130,6 +131,9 @@ def load_parts(config: PpoConfig, folders: Folders, names: Iterable[str]) -> dic
     models = [made[name].model for name in made if name != "judge"]
     for decoder in {decoder for model in models for decoder in decoders_of(model)}:
         compute_in(decoder, config.precision)
+    trained = [made[name].model for name in TRAINED if name in made]
+    for model in trained if config.gradient_checkpointing else []:
+        checkpoint_activations(model)
     return made
 
 

@@ -65,7 +65,7 @@ class PolicyRole:
         make_backend: MakeBackend = SingleProcess,
     ) -> None:
         self.model, self.config, self.pad_token_id = model, config, pad_token_id
-        trained = OptimizerConfig.of(config, config.policy_lr)
+        trained = OptimizerConfig.of(config, config.policy_lr, config.precision)
         self.backend = make_backend(ResponseLogprobs(model), trained)
         self.average = WeightAverage(self.backend.shards(), config.ema_decay)
 
@@ -236,7 +236,7 @@ class CriticRole:
         self, model: Critic, config: PpoConfig, make_backend: MakeBackend = SingleProcess
     ) -> None:
         self.model, self.config = model, config
-        trained = OptimizerConfig.of(config, config.critic_lr)
+        trained = OptimizerConfig.of(config, config.critic_lr, config.precision)
         self.backend = make_backend(ResponseValues(model), trained)
 
     @torch.no_grad()

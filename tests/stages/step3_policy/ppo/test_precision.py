@@ -46,3 +46,21 @@ def test_figures_of_an_iteration_are_near_float32s(make_loop: Callable[..., PpoL
     rounded = make_loop("rounded", precision=Precision.bf16).iterate(0, kl_coef=0.1)
     for name in ("rollout/score_mean", "loss/value", "loss/ptx"):
         assert rounded[name] == pytest.approx(exact[name], rel=0.02)
+
+
+def test_activations_computed_again_give_the_same_iteration(make_loop: Callable[..., PpoLoop]):
+    """Of policy and critic, which stay in eval mode: Transformers' own switch would do nothing."""
+    plain = make_loop("plain").iterate(0, kl_coef=0.1)
+    loop, calls = (
+        make_loop("again", gradient_checkpointing=True),
+        dict.fromkeys(("kept", "again"), 0),
+    )
+
+    def count(*_parts):
+        calls["again" if torch._C._current_graph_task_id() >= 0 else "kept"] += 1
+
+    loop.roles.policy.model.model.layers[0].self_attn.register_forward_hook(count)
+    again = loop.iterate(0, kl_coef=0.1)
+    assert calls["again"] > 0
+    for name in ("loss/policy", "loss/value", "loss/ptx", "grad_norm/step", "grad_norm/critic"):
+        assert again[name] == plain[name]
