@@ -6,7 +6,8 @@ plain computation over all logits and against TRL's fused head: one JSON line.
 
 Each side in a fresh process. Measured is the highest resident set the kernel kept (VmHWM, reset
 before), less what was resident with weights and hidden states made and no gradient yet: logits,
-what the backward keeps, and the gradients themselves. With `plain_batch` below `batch` the plain
+what the backward keeps, and the gradients themselves. `cpu_s` is the process's own time, of all
+threads, which other work on the machine changes little. With `plain_batch` below `batch` the plain
 side's memory is computed: all of it but the head's gradient is linear in the batch.
 `max_difference` is the largest absolute difference of a value or gradient between a side and the
 plain one, for batches of `plain_batch`.
@@ -111,14 +112,14 @@ def measure(side: str, workload: Workload, batch: int, folder: Path) -> None:
     targets, weights = torch.randint(workload.vocabulary, (rows,)), torch.randn(rows)
     logprobs_of = SIDES[side]()
     before = reset_peak()
-    started = time.perf_counter()
+    started = time.process_time()
     logprobs = logprobs_of(head, hidden, targets)
     logprobs.backward(weights)
-    seconds, peak = time.perf_counter() - started, resident("VmHWM")
+    seconds, peak = time.process_time() - started, resident("VmHWM")
     if batch == workload.plain_batch:
         for name, values in zip(FIGURES, (logprobs, hidden.grad, head.weight.grad), strict=True):
             torch.save(values.detach(), folder / f"{side}_{name}.pt")
-    print(json.dumps({"peak_mib": round(peak - before, 1), "seconds": round(seconds, 1)}))
+    print(json.dumps({"peak_mib": round(peak - before, 1), "cpu_s": round(seconds, 1)}))
 
 
 def plain() -> Callable[..., Any]:
