@@ -124,20 +124,20 @@ def remove(folder: Path) -> None:
 
 def write_inputs(folder: Path, workload: Workload) -> None:
     """base; sft and reward_model, whole and as adapters on it; tables of random words."""
-    from peft import get_peft_model
-
     from reward.model import load_reward_tokenizer, new_reward_model, save_reward_model
     from stages.lm.loading import load_causal_lm, model_hash, save_model
-    from stages.lm.peft.adapters import adapt_classifier, adapter_of, lora_config, save_adapter
+    from stages.lm.peft.adapters import adapt, adapt_classifier, adapter_of, save_adapter
 
     base, sft, judge = (folder / name / "model" for name in ("base", "sft", "reward_model"))
     for target in (base, sft):
         save_model(random_model(), random_tokenizer(), target)
     sha256 = model_hash(base)
-    save_adapter(get_peft_model(load_causal_lm(base), lora_config(lora(workload))), sft, sha256)
+    method = lora(workload)
+    save_adapter(adapt(load_causal_lm(base), method, workload.steps), sft, sha256, method.kind)
     reward_model = new_reward_model(base, seed=0)
     save_reward_model(reward_model, load_reward_tokenizer(base), judge)
-    save_adapter(adapt_classifier(reward_model.network, adapter_of(sft)), judge, sha256)
+    adapted = adapt_classifier(reward_model.network, adapter_of(sft))
+    save_adapter(adapted, judge, sha256, method.kind)
     write_tables(folder, workload)
 
 

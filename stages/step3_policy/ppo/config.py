@@ -137,9 +137,7 @@ class PpoConfig(AdamWConfig, StageConfig):
 
     # Of the decoders of all roles; the group `precision`
     precision: Precision = Precision.fp32
-
-    # Of policy and critic: activations are computed again in the backward
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  # of policy and critic
 
     # Reward: what is maximised, the group `reward`; less the KL penalty
     reward: RewardConfig = field(default_factory=RewardConfig)
