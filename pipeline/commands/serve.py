@@ -7,6 +7,7 @@ import os
 import signal
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,10 +47,9 @@ def main(arguments: Sequence[str]) -> int:
         token, where = find_token(asked.token_env, asked.token_file)
     check_port(asked.host, asked.port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn ends by itself, loading does not
         _serve(asked, model, token, where)
-    except KeyboardInterrupt:
-        console().print("stopped")
+    console().print("stopped")
     return 0
 
 
