@@ -143,7 +143,14 @@ def _is_told_elsewhere(fault: UserError) -> bool:
     """Stages refer to these groups, which tell of their own keys."""
     rewards = ("align.reward", "evaluation.reward")
     peft = ("sft.peft", "ppo_init.peft")
-    copies = (*rewards, *peft, "align.rollout", "align.placement", "sft_selected.select")
+    copies = (
+        *rewards,
+        *peft,
+        "align.rollout",
+        "align.placement",
+        "align.sft.peft",
+        "sft_selected.select",
+    )
     copied = tuple(f"{copy}{end}" for copy in copies for end in ".:")
     return any(text.startswith(copied) for text in (fault.what, fault.got))
 

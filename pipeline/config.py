@@ -10,8 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from pipeline.fingerprint import effective
+from pipeline.rounds import DefaultWorkflowConfig, OnlineDpoConfig, round_configs
+from pipeline.selection import Selection
 from pipeline.tracking.config import TrackingConfig
-from pipeline.workflow import MEMBER, SELECTED, Selection
+from pipeline.workflow import MEMBER, SELECTED, WINNERS
 from reward.config import RewardConfig
 from stages.contracts import GoldKind, StageConfig, UserError, check_not_negative
 from stages.lm.engines.config import RolloutConfig
@@ -23,7 +25,8 @@ from stages.step0_data.files_config import FilesConfig, PromptFilesConfig
 from stages.step1_sft.config import PpoInitConfig, Select, SftConfig, SftSelectedConfig
 from stages.step2_reward.config import ComparisonsConfig, CompletionsConfig, RewardModelConfig
 from stages.step2_reward.ensemble_config import EnsembleConfig, member_configs
-from stages.step3_policy.config import BestOfNConfig, DpoConfig
+from stages.step3_policy.best_of_n_config import BestOfNConfig, WinnersConfig
+from stages.step3_policy.config import DpoConfig, KtoConfig, PolicyStart, PreferenceConfig
 from stages.step3_policy.ppo.config import PpoConfig
 from stages.step3_policy.ppo.placement import PlacementConfig
 from stages.step4_evaluation.config import EvaluationConfig
@@ -109,11 +112,34 @@ class SameAsSftConfig:
     """`ppo_init=same_as_sft`: no stage of its own, PPO starts from the sft asset."""
 
 
-AlignConfig = PpoConfig | DpoConfig | BestOfNConfig
+@dataclass(kw_only=True)
+class RejectionSamplingConfig:
+    """`align=rejection_sampling`: the best of n samples, and SFT on them, which is the policy."""
+
+    samples: WinnersConfig = field(default_factory=WinnersConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+
+    def __post_init__(self) -> None:
+        if self.sft.select is not Select.validation_loss:
+            raise UserError(
+                "sft.select is validation_loss: the reward model has chosen the data already",
+                got=str(self.sft.select),
+                do="set align.sft.select=validation_loss",
+            )
+
+
+AlignConfig = PpoConfig | DpoConfig | KtoConfig | BestOfNConfig | RejectionSamplingConfig
 
 # Groups whose option chooses the dataclass, by the option's `kind`.
 VARIANTS: dict[str, dict[str, type]] = {
-    "align": {"ppo": PpoConfig, "dpo": DpoConfig, "best_of_n": BestOfNConfig},
+    "align": {
+        "ppo": PpoConfig,
+        "dpo": DpoConfig,
+        "kto": KtoConfig,
+        "best_of_n": BestOfNConfig,
+        "rejection_sampling": RejectionSamplingConfig,
+    },
+    "workflow": {"default": DefaultWorkflowConfig, "online_dpo": OnlineDpoConfig},
     "ppo_init": {"trained": PpoInitConfig, "same_as_sft": SameAsSftConfig},
     "data.demonstrations": {"world": DemonstrationsConfig, "files": FilesConfig},
     "data.prompts": {"world": PromptsConfig, "files": PromptFilesConfig},
@@ -161,6 +187,7 @@ class PipelineConfig(RunConfig):
     reward: RewardConfig = field(metadata=NO_EFFECT)
     ensemble: EnsembleConfig
     align: AlignConfig
+    workflow: DefaultWorkflowConfig | OnlineDpoConfig
     evaluation: EvaluationConfig
     peft: PeftConfig = field(metadata=NO_EFFECT)
     rollout: RolloutConfig = field(metadata=NO_EFFECT)
@@ -171,6 +198,7 @@ class PipelineConfig(RunConfig):
     tracking: TrackingConfig = field(metadata=NO_EFFECT)
 
     def __post_init__(self) -> None:
+        self._check_rounds()
         self._check_reward()
         groups = [
             group for config in stage_configs(self).values() for group in config.worker_groups()
@@ -209,13 +237,27 @@ class PipelineConfig(RunConfig):
                 do=f"set base.max_length={needed}",
             )
 
+    def _check_rounds(self) -> None:
+        """Rounds repeat what learns from comparisons, and from a policy that can answer."""
+        if not isinstance(self.workflow, OnlineDpoConfig):
+            return
+        from_base = isinstance(self.align, DpoConfig) and self.align.start is PolicyStart.base
+        if not isinstance(self.align, PreferenceConfig) or from_base:
+            raise UserError(
+                "workflow=online_dpo repeats DPO, a relative or KTO, from SFT on",
+                got="align.start=base" if from_base else f"align: {type(self.align).__name__}",
+                do="set align=dpo (or cdpo, ipo, hinge, robust, simpo, orpo, kto)",
+            )
+
     def _check_gold(self) -> None:
         """Gold is a function of the world's own prompts: no other prompt can be judged by it."""
         if isinstance(self.data.prompts, PromptsConfig):
             return
         asked = {"evaluation.gold": self.evaluation.gold}
-        if not isinstance(self.align, DpoConfig):
+        if isinstance(self.align, PpoConfig | BestOfNConfig):
             asked["align.gold"] = self.align.gold
+        if isinstance(self.align, RejectionSamplingConfig):
+            asked["align.samples.gold"] = self.align.samples.gold
         for key, gold in asked.items():
             if gold is not GoldKind.none:
                 raise UserError(
@@ -233,7 +275,7 @@ class PipelineConfig(RunConfig):
             raise UserError(
                 "the reward is one for training and evaluation"
                 if trains
-                else "dpo and best_of_n know the reward model alone, not the group reward",
+                else "only ppo maximises the group reward, not the group reward",
                 got=", ".join(f"{name}: {weight:g}" for name, weight in used.weights().items()),
                 do="set reward.KEY, not align.reward.KEY" if trains else "leave reward out",
             )
@@ -264,7 +306,7 @@ def stage_configs(config: PipelineConfig) -> dict[str, StageConfig]:
         "sft": config.sft,
         **_comparisons(config),
         "reward_model": config.reward_model,
-        "policy": config.align,
+        **_policy(config),
         "evaluation": config.evaluation,
     }
     if isinstance(config.ppo_init, PpoInitConfig):
@@ -276,6 +318,16 @@ def stage_configs(config: PipelineConfig) -> dict[str, StageConfig]:
         configs |= {f"{MEMBER}{number}": member for number, member in enumerate(members, start=1)}
         configs["reward_model"] = config.ensemble
     return configs
+
+
+def _policy(config: PipelineConfig) -> dict[str, StageConfig]:
+    """What makes the policy: a stage, the two of rejection sampling, or rounds."""
+    if isinstance(config.align, RejectionSamplingConfig):
+        return {WINNERS: config.align.samples, "policy": config.align.sft}
+    if isinstance(config.workflow, OnlineDpoConfig):
+        assert isinstance(config.align, PreferenceConfig)
+        return round_configs(config.workflow, config.completions, config.comparisons, config.align)
+    return {"policy": config.align}
 
 
 def _comparisons(config: PipelineConfig) -> dict[str, StageConfig]:

@@ -18,19 +18,10 @@ from pipeline.fingerprint import (
 )
 from pipeline.manifest import Artifact, check_sizes, disagreements, read_artifact
 from pipeline.runs import find_run
+from pipeline.selection import Selection, descendants, graph_faults, select
 from pipeline.sources import Sources
 from pipeline.summary import RUN_FILE, read_run
-from pipeline.workflow import (
-    JUDGE,
-    KINDS,
-    Graph,
-    Selection,
-    Stage,
-    descendants,
-    graph_faults,
-    reads_as_text,
-    select,
-)
+from pipeline.workflow import JUDGE, KINDS, Graph, Stage, reads_as_text
 from stages.contracts import UserError
 
 REASONS_SHOWN = 3

@@ -21,6 +21,7 @@ from stages.lm.peft.config import check_library
 from stages.step0_base.config import BaseConfig, BaseKind
 from stages.step1_sft.config import FineTuningConfig, SftConfig
 from stages.step2_reward.config import RewardModelConfig
+from stages.step3_policy.config import PreferenceConfig
 from stages.step3_policy.ppo.config import PpoConfig
 
 GIB = 2**30
@@ -159,6 +160,8 @@ def disk_estimate(plan: Plan) -> int:
 def _working_models(asset: str, config: StageConfig) -> int:
     if isinstance(config, RewardModelConfig):
         return ADAM_CHECKPOINTS + (2 if config.early_stopping.is_on else 0)  # the best so far
+    if isinstance(config, PreferenceConfig | SftConfig):
+        return ADAM_CHECKPOINTS
     if not isinstance(config, PpoConfig):
         return WORKING_MODELS.get(asset, 0)
     trained = 2 if config.advantage.needs_critic else 1
@@ -169,6 +172,8 @@ def _working_models(asset: str, config: StageConfig) -> int:
 def _kept_models(asset: str, config: StageConfig) -> int:
     if isinstance(config, RewardModelConfig):
         return 1
+    if isinstance(config, PreferenceConfig):
+        return 1  # in rounds of online DPO one each
     every_epoch = config.epochs if isinstance(config, SftConfig) else 0
     return KEPT_MODELS.get(asset, 0) + every_epoch
 

@@ -14,6 +14,7 @@ PLACEHOLDERS = {
     "BOUND": "(low|high)",
     "k_K": "k_[0-9]+",
 }
+ROUNDS = ("completions", "comparisons", "policy")
 
 
 def curves_part() -> str:
@@ -37,6 +38,11 @@ def _figure_forms() -> Iterator[str]:
     for line in PAGE.read_text().split("## Final figures")[1].splitlines():
         for name in re.findall(r"`([^`]+)`", line.split("|")[1]) if line.startswith("| `") else ():
             form = re.escape(name)
+            asset, dot, figure = form.partition(r"\.")
+            if asset in ROUNDS:  # of online DPO, with the same figures
+                form = f"{asset}(_[0-9]+)?{dot}{figure}"
+            if asset == "sft":  # rejection sampling's policy is made by the same stage
+                form = f"(sft|policy){dot}{figure}"
             if form.startswith("reward_model"):  # members of an ensemble have the same figures
                 form = form.replace("reward_model", "(reward_model|reward_member_[0-9]+)", 1)
             for placeholder, choices in PLACEHOLDERS.items():

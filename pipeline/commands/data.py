@@ -20,7 +20,8 @@ from pipeline.preflight import run_faults
 from pipeline.progress import console
 from pipeline.reporting.headline import said
 from pipeline.scheduler import Run
-from pipeline.workflow import DATA, Selection, workflow
+from pipeline.selection import Selection
+from pipeline.workflow import DATA, workflow
 from stages.step0_base.config import BaseConfig, BaseKind
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from pipeline.reporting.headline import decimals, headlines, seconds
 from pipeline.reporting.outputs import REPORT_FILE
 from pipeline.reporting.panels import DrawnPanel, draw_panels
 from pipeline.reporting.samples import choose
-from pipeline.reporting.sections import SECTIONS, panels_of_member
+from pipeline.reporting.sections import SECTIONS, panels_of_member, panels_of_round
 from pipeline.summary import StageRecord
-from pipeline.workflow import MEMBER
+from pipeline.workflow import MEMBER, ROUND
 
 KEPT = {Status.CACHED: "kept"}
 
@@ -107,6 +107,8 @@ def _sections(run: RunData) -> list[Section]:
     }
     for asset in (asset for asset in run.curves if asset.startswith(MEMBER)):
         drawn["Reward model"] += draw_panels(asset, panels_of_member(asset), run.curves[asset])
+    for asset in (asset for asset in run.curves if asset.startswith(ROUND)):
+        drawn["Policy"] += draw_panels(asset, panels_of_round(asset), run.curves[asset])
     drawn["Reward model"] += calibration.draw_panel(run.calibration)
     drawn["Reward model"] += examination.draw_panels(run.examination, run.answer_scores)
     return [Section(title, panels) for title, panels in drawn.items() if panels]

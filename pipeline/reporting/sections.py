@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.reporting.panels import Panel
-from pipeline.workflow import MEMBER
+from pipeline.workflow import MEMBER, ROUND
 
 ITERATION = "PPO iteration"
 
@@ -107,10 +107,10 @@ PPO = (
 
 DPO = (
     Panel(
-        "DPO loss",
+        "Preference loss",
         "nats per pair",
         {"loss/train": "training", "loss/validation": "held-out comparisons"},
-        "Starts at log 2 = 0.693, where the policy is still its reference.",
+        "DPO's starts at log 2 = 0.693, where the policy is still its reference.",
         "optimizer step",
     ),
     Panel(
@@ -125,6 +125,20 @@ DPO = (
         "nats per response",
         {"dpo/chosen_logratio": "preferred", "dpo/rejected_logratio": "rejected"},
         "Both may fall; what is trained is the distance between them.",
+        "optimizer step",
+    ),
+    Panel(
+        "Log-probabilities",
+        "nats per token",
+        {"dpo/chosen_logprob": "preferred", "dpo/rejected_logprob": "rejected"},
+        "Of losses without a reference, SimPO and ORPO.",
+        "optimizer step",
+    ),
+    Panel(
+        "KTO's reference point",
+        "nats per response",
+        {"kto/reference_point": "training"},
+        "How far responses to other prompts have moved: what gains and losses are measured from.",
         "optimizer step",
     ),
 )
@@ -170,6 +184,12 @@ def panels_of_member(asset: str) -> list[Panel]:
     """Those of one reward model of an ensemble."""
     number = asset.removeprefix(MEMBER)
     return [replace(panel, title=f"{panel.title}, member {number}") for panel in REWARD_MODEL]
+
+
+def panels_of_round(asset: str) -> list[Panel]:
+    """Those of an earlier round of online DPO; the last is the policy itself."""
+    number = asset.removeprefix(ROUND)
+    return [replace(panel, title=f"{panel.title}, round {number}") for panel in DPO]
 
 
 def _language_model(title: str, caption: str) -> Panel:

@@ -1,7 +1,7 @@
 """K responses a prompt, sampled from the SFT policy for labelers to rank (InstructGPT §3.5).
 
-K is drawn for every prompt from k_min..k_max. Left out against the paper: responses of other
-policies (its comparisons also hold some of PPO policies).
+K is drawn for every prompt from k_min..k_max. In rounds of online DPO it is the policy so far that
+answers. Left out against the paper: responses of several policies to one prompt.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,10 +31,13 @@ def run(
 ) -> Report:
     """Sample both splits; writes train.parquet and validation.parquet (Completions)."""
     sampler = _Sampler(config, sft / "model")
-    limits = {"train": config.train_prompts, "validation": config.validation_prompts}
+    wanted = {
+        "train": (config.first_prompt, config.train_prompts),
+        "validation": (0, config.validation_prompts),
+    }
     work = {
-        split: sampler.fitting(prompts / f"{split}.parquet", limit)
-        for split, limit in limits.items()
+        split: sampler.fitting(prompts / f"{split}.parquet", first, limit)
+        for split, (first, limit) in wanted.items()
     }
     sizes = {split: draw_sizes(config, split, len(rows.tokens)) for split, rows in work.items()}
     context.journal.start(sum(int(size.sum()) for size in sizes.values()), "responses")
@@ -60,7 +63,7 @@ def draw_sizes(config: CompletionsConfig, split: str, num_prompts: int) -> np.nd
 
 @dataclass
 class _Sampler:
-    """The SFT policy with all it takes to sample K responses a prompt."""
+    """The policy with all it takes to sample K responses a prompt."""
 
     config: CompletionsConfig
     folder: Path
@@ -76,9 +79,19 @@ class _Sampler:
             pad_token_id=self.tokenizer.pad_token_id,
         )
 
-    def fitting(self, table: Path, limit: int) -> FittingPrompts:
-        """The first prompts of a table that are short enough."""
-        return fitting_prompts(table, self.tokenizer, self.config.max_prompt_tokens, limit)
+    def fitting(self, table: Path, first: int, limit: int) -> FittingPrompts:
+        """Prompts of a table that are short enough, from the `first` on and round to the start."""
+        longest = self.config.max_prompt_tokens
+        if first == 0:
+            return fitting_prompts(table, self.tokenizer, longest, limit)
+        every = fitting_prompts(table, self.tokenizer, longest)
+        count = len(every.records)
+        rows = [(first + number) % count for number in range(min(limit, count))]
+        return FittingPrompts(
+            records=[every.records[row] for row in rows],
+            tokens=[every.tokens[row] for row in rows],
+            too_long=every.too_long,
+        )
 
     def sample(
         self, rows: FittingPrompts, sizes: np.ndarray, split: str, tell: Callable[[int], None]
@@ -110,15 +123,16 @@ class _Sampler:
             ends = [rollouts.finished[i] for i in span]
             kept = [k for k in range(size) if texts[k] or ends[k]]
             if len(kept) >= 2:
-                records.append(_record(row, [texts[k] for k in kept], [ends[k] for k in kept]))
+                kept_texts, kept_ends = [texts[k] for k in kept], [ends[k] for k in kept]
+                records.append(_record(row, kept_texts, kept_ends, self.config.source))
         return records
 
 
-def _record(row: Prompt, texts: list[str], finished: list[bool]) -> Completions:
+def _record(row: Prompt, texts: list[str], finished: list[bool], source: str) -> Completions:
     return Completions(
         prompt=row.prompt,
         completions=texts,
-        source=["sft"] * len(texts),
+        source=[source] * len(texts),
         finished=finished,
         user=row.user,
     )

@@ -10,6 +10,7 @@ from stages.contracts import (
     GroupShape,
     StageConfig,
     UserError,
+    check_not_negative,
     check_positive,
     check_share,
     nearest_divisor,
@@ -57,11 +58,14 @@ class CompletionsConfig(StageConfig):
 
     train_prompts, validation_prompts: how many prompts of each split, or all where it has fewer
     (Table 6). max_prompt_tokens: longer ones are left out. max_response_tokens: where a response is
-    cut; 1k in the paper, both. sequences_per_batch: responses sampled at once.
+    cut; 1k in the paper, both. sequences_per_batch: responses sampled at once. first_prompt: of the
+    training prompts, counted from 0 and round to the start; source: who answers, in the tables.
     """
 
     k_min: int = 4
     k_max: int = 9
+    first_prompt: int = 0
+    source: str = "sft"
     train_prompts: int = 33_207
     validation_prompts: int = 17_887
     temperature: float = 1.0
@@ -90,6 +94,12 @@ class CompletionsConfig(StageConfig):
             "max_response_tokens",
             "sequences_per_batch",
         )
+        check_not_negative(self, "first_prompt")
+
+
+@dataclass(kw_only=True)
+class RankingConfig(StageConfig):
+    """A reward model in the labelers' place: the higher score is the better rank, equals tie."""
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from pipeline.artifacts import Store
 from pipeline.commands.gc import unneeded_tokens
 from pipeline.locks import Holder, lock
 from pipeline.manifest import Artifact
-from pipeline.workflow import Selection
+from pipeline.selection import Selection
 from tests.pipeline.toys import ToyConfig, make, number, plan_of, toy_graph
 
 pytestmark = pytest.mark.usefixtures("without_torch")

@@ -99,7 +99,7 @@ def test_mistakes_end_at_once_without_a_traceback(
         (("--cfg", "job", "-p", "align", "align=dpo"), "kind: dpo"),
         (("--cfg", "job", "--resolve"), "name: run"),
         (("--info", "defaults-tree"), "schema/run"),
-        (("--help",), "align: best_of_n, dpo, grpo, ppo, ppo_ptx, reinforce_pp, rloo"),
+        (("--help",), "align: best_of_n, cdpo, dpo, grpo, hinge, ipo, kto, "),
     ],
 )
 def test_hydras_flags_work_behind_the_command(

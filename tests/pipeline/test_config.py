@@ -1,7 +1,7 @@
 """Every option composes and types; all that a user gets wrong is named, with the nearest name."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from operator import ne
 from pathlib import Path
@@ -18,7 +18,8 @@ from pipeline.config import PipelineConfig, run_folder, run_id, selection, stage
 from pipeline.errors import FaultsError
 from stages.contracts import UserError
 from stages.lm.precision import Precision
-from stages.step3_policy.config import BestOfNConfig, DpoConfig
+from stages.step3_policy.best_of_n_config import BestOfNConfig
+from stages.step3_policy.config import DpoConfig, KtoConfig, PairLoss
 from stages.step3_policy.ppo.config import PpoConfig
 
 
@@ -34,6 +35,15 @@ NAMED_MODELS = [
 
 # What an experiment asks of its user.
 OWN_FILES = {"smollm2_lora": ["data.demonstrations.path=d.jsonl", "data.comparisons.path=c.jsonl"]}
+PAIRED = {
+    "dpo": PairLoss.sigmoid,
+    "cdpo": PairLoss.sigmoid,
+    "robust": PairLoss.robust,
+    "hinge": PairLoss.hinge,
+    "ipo": PairLoss.ipo,
+    "simpo": PairLoss.simpo,
+    "orpo": PairLoss.orpo,
+}
 GROUPS = sorted({str(path.parent.relative_to(CONF)) for path in CONF.rglob("*/*.yaml")})
 
 
@@ -68,7 +78,7 @@ def test_every_experiment_composes_with_every_align_and_base(
 ) -> None:
     chosen = [f"+experiment={experiment}", f"align={align}", f"base={base}"]
     config = compose([*chosen, *base_path, *OWN_FILES.get(experiment, [])])
-    others = {"dpo": DpoConfig, "best_of_n": BestOfNConfig}
+    others = dict.fromkeys(PAIRED, DpoConfig) | {"kto": KtoConfig, "best_of_n": BestOfNConfig}
     assert type(config.align) is others.get(align, PpoConfig)
     assert config.base.kind == {"smollm2_135m": "gguf"}.get(base, base)
     assert config.name == experiment
@@ -95,6 +105,16 @@ def test_a_model_by_name_is_a_small_difference_from_hub(base: str) -> None:
     changed = {key for key, value in asdict(ours).items() if value != asdict(plain)[key]}
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", str(ours.hub))
     assert changed <= {"max_length"}
+
+
+def test_relatives_differ_from_dpo_in_their_loss_beta_and_rate() -> None:
+    dpo = compose(["align=dpo"]).align
+    for name, loss in PAIRED.items():
+        config = compose([f"align={name}"]).align
+        assert isinstance(config, DpoConfig)
+        assert config.loss is loss
+        own = ("loss", "label_smoothing", "gamma", "beta", "lr")
+        assert replace(config, **{key: getattr(dpo, key) for key in own}) == dpo
 
 
 @pytest.mark.parametrize(
@@ -265,7 +285,7 @@ FAULTS = [
     ("base.path=[1]", "wrong value for the config key base.path", "a text or null"),
     ("executor.kind=slurm", "wrong value for the config key executor.kind", "one of ray, local"),
     ("align.kl_placement=REWARD", "wrong value for the config key align.kl_placement", "one of"),
-    ("align.kind=grpo", "unknown align.kind", "one of best_of_n, dpo, ppo"),
+    ("align.kind=grpo", "unknown align.kind", "one of best_of_n, dpo, kto, ppo"),
     ("align.policy_lr=-1", "align.policy_lr must be positive", "set policy_lr above 0"),
     ("sft.lr=-1e-5", "sft.lr must be positive", "set lr above 0"),
     ("completions.k_min=1", "completions.k_min must be at least 2", "a comparison needs"),

@@ -6,7 +6,8 @@ from pipeline.arithmetic import batch_arithmetic
 from pipeline.composition import compose
 from pipeline.config import selection, stage_configs
 from pipeline.fingerprint import content_digest
-from pipeline.workflow import graph_faults, workflow
+from pipeline.selection import graph_faults
+from pipeline.workflow import workflow
 from stages.contracts import GoldKind, UserError
 from stages.step0_base.config import TokenizerKind
 from stages.step0_data.files_config import FilesConfig

@@ -13,8 +13,9 @@ import pytest
 from pipeline.artifacts import Store
 from pipeline.planning import Plan, make_plan
 from pipeline.preflight import base_model_bytes, disk_estimate, run_faults
+from pipeline.selection import Selection
 from pipeline.summary import RunRecord, StageRecord, write_run
-from pipeline.workflow import Graph, Selection, Stage
+from pipeline.workflow import Graph, Stage
 from stages.contracts import UserError
 from stages.step0_base.config import BaseConfig
 from tests.pipeline.toys import ToyConfig, make, plan_of, toy_graph

@@ -6,19 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.workflow import (
-    Selection,
-    Stage,
-    descendants,
-    graph_faults,
-    reads_as_text,
-    select,
-    workflow,
-)
+from pipeline.selection import Selection, descendants, graph_faults, select
+from pipeline.workflow import Stage, reads_as_text, workflow
 from reward.config import ModelTerm, RewardConfig
 from stages.contracts import StageConfig
 from stages.lm.peft.config import PeftKind
-from stages.step3_policy.config import BestOfNConfig, DpoConfig
+from stages.step3_policy.best_of_n_config import BestOfNConfig
+from stages.step3_policy.config import DpoConfig, KtoConfig, PairLoss, PolicyStart
 from stages.step3_policy.ppo.config import PpoConfig, Select
 from stages.step4_evaluation.config import EvaluationConfig
 from tests.pipeline.toys import ToyConfig, toy_graph
@@ -36,7 +30,7 @@ def real(policy: StageConfig, without: str = "") -> dict[str, Stage]:
 JUDGED = PpoConfig(select=Select.proxy_judge)
 
 
-@pytest.mark.parametrize("policy", [PpoConfig(), JUDGED, DpoConfig(), BestOfNConfig()])
+@pytest.mark.parametrize("policy", [PpoConfig(), JUDGED, DpoConfig(), KtoConfig(), BestOfNConfig()])
 def test_reads_are_the_keywords_of_the_stage(policy: StageConfig) -> None:
     for asset, stage in real(policy).items():
         if asset == "judge":
@@ -78,6 +72,14 @@ def test_an_epoch_selected_by_reward_takes_the_place_of_sft(policy: StageConfig)
     readers = {asset for asset, stage in graph.items() if "sft_selected" in stage.reads.values()}
     assert readers == {"policy", "evaluation"}
     assert graph["completions"].reads["sft"] == graph["reward_model"].reads["sft"] == "sft"
+
+
+def test_orpo_may_start_from_base() -> None:
+    graph = real(DpoConfig(loss=PairLoss.orpo, start=PolicyStart.base))
+    assert graph["policy"].reads["sft"] == "base"
+    assert graph["evaluation"].reads["ppo_init"] == "base"
+    assert graph["evaluation"].reads["sft"] == "sft"
+    assert real(DpoConfig(loss=PairLoss.orpo))["policy"].reads["sft"] == "sft"
 
 
 def test_without_a_config_for_ppo_init_ppo_starts_from_sft() -> None:

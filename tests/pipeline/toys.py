@@ -15,7 +15,8 @@ from pipeline.artifacts import Store
 from pipeline.executors.local import LocalExecutor
 from pipeline.planning import Plan, make_plan
 from pipeline.scheduler import Run
-from pipeline.workflow import Graph, Selection, Stage
+from pipeline.selection import Selection
+from pipeline.workflow import Graph, Stage
 from stages.contracts import (
     Context,
     InterruptedRunError,

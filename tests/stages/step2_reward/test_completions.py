@@ -41,6 +41,18 @@ def test_every_prompt_gets_k_responses(world: Path, tmp_path: Path) -> None:
     assert [len(record.completions) for record in sampled["train"]] == sizes
 
 
+def test_a_round_takes_the_prompts_after_those_of_the_one_before(
+    world: Path, tmp_path: Path
+) -> None:
+    """From the ninth of twelve on, and round to the first."""
+    prompts = read_table(world / "prompts" / "train.parquet", Prompt)
+    wanted = {"train_prompts": 6, "first_prompt": 9, "source": "policy_1"}
+    sampled = sample(world, tmp_path, **wanted)["train"]
+    expected = [prompts[row].prompt for row in (9, 10, 11, 0, 1, 2)]
+    assert [record.prompt for record in sampled] == expected
+    assert {source for record in sampled for source in record.source} == {"policy_1"}
+
+
 def test_the_figures_of_a_run(world: Path, tmp_path: Path) -> None:
     report = run(
         config(),

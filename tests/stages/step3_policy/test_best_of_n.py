@@ -19,9 +19,9 @@ from stages.lm.process import prepare_process
 from stages.lm.tokens import decode_response
 from stages.records.schemas import Prompt
 from stages.records.tables import write_table
-from stages.step3_policy import best_of_n
+from stages.step3_policy import best_of_n, best_samples
+from stages.step3_policy.best_of_n_config import BestOfNConfig
 from stages.step3_policy.best_of_n_curve import best_of_n_kl, best_of_n_mean, best_of_n_weights
-from stages.step3_policy.config import BestOfNConfig
 
 KL = {1: 0, 2: 0.193147, 4: 0.636294, 8: 1.204442, 16: 1.835089, 64: 3.174508, 512: 5.240278}
 
@@ -123,7 +123,7 @@ def test_gold_belongs_to_the_sample_it_judges(tmp_path, assets, tiny_tokenizer, 
     def gold(prompt, text, finished):
         return worth(prompt[-1]["content"], text)
 
-    monkeypatch.setattr(best_of_n, "score_responses", score)
+    monkeypatch.setattr(best_samples, "score_responses", score)
     monkeypatch.setattr("stages.world.gold.gold_reward", gold)
     run_stage(tmp_path / "run", assets, tiny_config(gold=GoldKind.world))
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():

@@ -1,48 +1,29 @@
 """The DPO stage: its rows, its losses by hand, resume, and the optimum it finds."""
 
-import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+from trl.experimental.cpo import CPOTrainer
+from trl.experimental.orpo import ORPOTrainer
 
 from stages.contracts import Context, InterruptedRunError, UserError
 from stages.lm import trl_runs
 from stages.lm.loading import load_causal_lm, model_hash
 from stages.lm.process import prepare_process
-from stages.records.schemas import Comparison
-from stages.records.tables import write_table
 from stages.step3_policy import dpo
-from stages.step3_policy.config import DpoConfig, Optimizer, PairRule
+from stages.step3_policy.config import DpoConfig, Optimizer, PairLoss, PairRule
 from stages.step3_policy.dpo_trainer import make_trainer, pair_rows
 from stages.step3_policy.preference_data import (
     EncodedComparison,
     completion_logprobs,
     encode_comparisons,
 )
+from tests.stages.step3_policy.rankings import curves, make_comparison
 
-TEXTS = ["the cat is red .", "the dog", "red red red", "the ball is blue ."]
 PAIR = EncodedComparison(prompt=[1, 4, 7, 5], completions=[[9, 10, 2], [11, 12]], pairs=[(0, 1)])
-
-
-def make_comparison(number, finished=True):
-    order = [(number + k) % 4 for k in range(4)]
-    return Comparison(
-        prompt=[{"role": "user", "content": f"write about the {['cat', 'dog'][number % 2]}"}],
-        completions=[TEXTS[k] for k in order],
-        source=["sft"] * 4,
-        finished=[finished] * 4,
-        ranks=[min(k + 1, 3) for k in order],  # the last two texts tie
-    )
-
-
-@pytest.fixture
-def comparisons(tmp_path):
-    folder = tmp_path / "comparisons"
-    write_table(folder / "train.parquet", [make_comparison(n) for n in range(12)])
-    write_table(folder / "validation.parquet", [make_comparison(n) for n in range(2)])
-    return folder
 
 
 def tiny_config(**changes):
@@ -50,18 +31,12 @@ def tiny_config(**changes):
     return DpoConfig(**values | {"optimizer": Optimizer.adamw, "log_every": 1} | changes)
 
 
-def run_stage(folder, sft, comparisons, config, should_stop=lambda: False):
+def run_stage(folder, sft, comparisons, config, should_stop=lambda: False, **inputs):
     prepare_process(config.threads, config.seed)
     context = Context.at(folder)
     context.should_stop = should_stop
-    return dpo.run(config, sft=sft, comparisons=comparisons, out=folder / "out", context=context)
-
-
-def curves(folder):
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for record in records:
-        del record["time"], record["values"]["time/step_s"]
-    return records
+    inputs |= {"sft": sft, "comparisons": comparisons}
+    return dpo.run(config, **inputs, out=folder / "out", context=context)
 
 
 # --- rows
@@ -123,22 +98,66 @@ def test_ln_2_where_the_policy_is_the_reference(tiny_model, tiny_tokenizer, tmp_
     assert loss == pytest.approx(math.log(2), abs=1e-5)
 
 
-@pytest.mark.parametrize(("smoothing", "expected"), [(0.0, 0.620957), (0.1, 0.635957)])
-def test_hand_worked_losses(tiny_model, tiny_tokenizer, tmp_path, smoothing, expected):
-    """beta .1, log-probs (-10, -12), reference (-11, -11.5): h = 1.5. Fails for a flipped sign
+BY_HAND = [
+    ({}, 0.620957),
+    ({"label_smoothing": 0.1}, 0.635957),
+    ({"loss": PairLoss.robust, "label_smoothing": 0.1}, 0.602207),
+    ({"loss": PairLoss.hinge}, 0.85),
+    ({"loss": PairLoss.ipo}, 12.25),
+    ({"loss": PairLoss.ipo, "per_token": True}, 19.506944),  # (1 / 3 + .5 / 2 - 5)^2
+    ({"per_token": True}, 0.664406),  # log(1 + exp(-.0583333))
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), BY_HAND)
+def test_losses_worked_by_hand(tiny_model, tiny_tokenizer, tmp_path, changes, expected):
+    """beta .1, log-ratios 1 and -.5 of three and two tokens: h = 1.5. Fails for a flipped sign
     (0.770957), and if TRL drops the smoothing (0.620957 twice)."""
-    config = tiny_config(label_smoothing=smoothing)
+    config = tiny_config(**changes)
     loss = trl_loss(tiny_model, tiny_tokenizer, config, tmp_path, shifts=(1.0, -0.5))
-    assert loss == pytest.approx(expected, abs=1e-5)
-    ours = dpo.pair_loss(torch.tensor(1.5, dtype=torch.float64), 0.1, smoothing)
-    assert float(ours) == pytest.approx(expected, abs=1e-6)
+    assert loss == pytest.approx(expected, abs=1e-4)
 
 
-def test_gradient_of_the_loss():
-    """At the reference -beta/2; at h = 1.5 the weight sigmoid(-beta h) = .462570 times -beta."""
-    h = torch.tensor([0.0, 1.5], dtype=torch.float64, requires_grad=True)
-    dpo.pair_loss(h, 0.1, 0.0).sum().backward()
-    assert h.grad.tolist() == pytest.approx([-0.05, -0.0462570], abs=1e-7)
+WITHOUT_REFERENCE = [
+    {"loss": PairLoss.simpo, "beta": 2.0, "gamma": 1.0},
+    {"loss": PairLoss.orpo, "beta": 0.25},
+]
+
+
+@pytest.mark.parametrize("changes", [changes for changes, _ in BY_HAND] + WITHOUT_REFERENCE)
+def test_validation_computes_what_training_does(tiny_model, tiny_tokenizer, tmp_path, changes):
+    """The formula on log-probs of its own, and the trainer's loss, at the same weights."""
+    config, pad = tiny_config(**changes), tiny_tokenizer.pad_token_id
+    (logprobs,) = completion_logprobs(tiny_model, [PAIR], pad)
+    reference = [logprobs[0] - 0.7, logprobs[1] - 2.0]
+    figures = dpo.validation_figures([PAIR], [logprobs], [reference], config)
+    trained = trl_loss(tiny_model, tiny_tokenizer, config, tmp_path, shifts=(0.7, 2.0))
+    assert figures["loss/validation"] == pytest.approx(trained, rel=1e-5)
+
+
+def test_simpo_and_orpo_are_what_trls_own_trainers_say(tiny_model, tiny_tokenizer, tmp_path):
+    """From mean log-probs. TRL's simpo subtracts gamma / beta before it multiplies by beta."""
+    (logprobs,) = completion_logprobs(tiny_model, [PAIR], 0)
+    means = [torch.tensor([logprobs[0] / 3]), torch.tensor([logprobs[1] / 2])]
+    cpu = SimpleNamespace(device="cpu")
+    simpo = SimpleNamespace(
+        alpha=0.0,
+        loss_type="simpo",
+        simpo_gamma=1.0,
+        beta=2.0,
+        label_smoothing=0.0,
+        accelerator=cpu,
+    )
+    orpo = SimpleNamespace(beta=0.25, accelerator=cpu)
+    theirs = [
+        CPOTrainer.cpo_loss(simpo, *means)[0],
+        -means[0] - ORPOTrainer.odds_ratio_loss(orpo, *means)[0],
+    ]
+    ours = [
+        trl_loss(tiny_model, tiny_tokenizer, tiny_config(**changes), tmp_path)
+        for changes in WITHOUT_REFERENCE
+    ]
+    assert ours == pytest.approx([float(loss) for loss in theirs], rel=1e-5)
 
 
 # --- the stage
@@ -165,6 +184,29 @@ def test_margin_is_beta_times_the_logratios(tmp_path, tiny_model_folder, compari
     last = curves(tmp_path / "run")[-1]["values"]
     difference = last["dpo/chosen_logratio"] - last["dpo/rejected_logratio"]
     assert last["dpo/margin"] == pytest.approx(0.5 * difference, rel=1e-4)
+
+
+def test_a_later_round_is_held_to_the_first(tmp_path, tiny_model_folder, comparisons):
+    """From the policy of the round before, with SFT as the reference: the first margin is not 0.
+    Fails if the reference is what training starts from."""
+    config = tiny_config()
+    run_stage(tmp_path / "one", tiny_model_folder, comparisons, config)
+    before = tmp_path / "one" / "out"
+    run_stage(tmp_path / "two", before, comparisons, config, reference=tiny_model_folder)
+    run_stage(tmp_path / "alone", before, comparisons, config)
+    assert curves(tmp_path / "two")[0]["values"]["dpo/margin"] > 0.01
+    assert abs(curves(tmp_path / "alone")[0]["values"]["dpo/margin"]) < 1e-5
+
+
+@pytest.mark.parametrize("loss", [PairLoss.simpo, PairLoss.orpo])
+def test_losses_without_a_reference_learn_too(tmp_path, tiny_model_folder, comparisons, loss):
+    config = tiny_config(epochs=2, loss=loss, beta=2.0)
+    report = run_stage(tmp_path / "run", tiny_model_folder, comparisons, config)
+    first, last = (curves(tmp_path / "run")[step]["values"] for step in (0, -1))
+    assert report.metrics["validation_accuracy"] == 1.0
+    assert last["loss/train"] < first["loss/train"]
+    assert last["dpo/chosen_logprob"] > last["dpo/rejected_logprob"]
+    assert "dpo/chosen_logratio" not in last
 
 
 def test_warm_up_starts_at_its_first_step(tmp_path, tiny_model_folder, comparisons):
@@ -275,28 +317,61 @@ def action_probabilities(policy):
     return logits.double().softmax(-1).detach()
 
 
-TILTED = [
-    (1.0, [0.085073, 0.173439, 0.314304, 0.427184]),
-    (2.0, [0.212039, 0.262195, 0.288191, 0.237574]),
+IPO = {"loss": PairLoss.ipo}
+OPTIMA = [
+    ({"beta": 1.0}, [0.085073, 0.173439, 0.314304, 0.427184]),
+    ({"beta": 2.0}, [0.212039, 0.262195, 0.288191, 0.237574]),
+    ({"beta": 1.0} | IPO, [0.3297, 0.2934, 0.2366, 0.1403]),
+    ({"beta": 0.5} | IPO, [0.2624, 0.2770, 0.2703, 0.1902]),
+    ({"beta": 0.5, "per_token": True} | IPO, [0.2624, 0.2770, 0.2703, 0.1902]),  # of one token
 ]
 
 
-@pytest.mark.parametrize(("beta", "optimum"), TILTED)
-def test_population_dpo_reaches_the_tilted_optimum(tiny_tokenizer, tmp_path, beta, optimum):
-    """ref [.4, .3, .2, .1], r [0, 1, 2, 3]: pi* is proportional to ref exp(r / beta).
-
-    Total variation under 0.02. Fails for a swapped pair, a wrong beta, or a reference left out.
-    """
+def trained_on(policy, comparison, config, tokenizer, folder, steps=200):
+    """The actions' probabilities after full-batch steps on the stage's own loss."""
     prepare_process(1, 0)
-    policy = four_action_policy([0.4, 0.3, 0.2, 0.1])
-    comparison = population_comparisons([0.0, 1.0, 2.0, 3.0], labels_per_pair=200)
     rows = pair_rows([comparison], completion_logprobs(policy, [comparison], 0))
-    trainer = make_trainer(policy, tiny_tokenizer, rows, tiny_config(beta=beta), tmp_path)
+    trainer = make_trainer(policy, tokenizer, rows, config, folder)
     batch = trainer.data_collator(list(rows))
     optimizer = torch.optim.Adam([policy.lm_head.weight], lr=0.02)
-    for _ in range(200):
+    for _ in range(steps):
         optimizer.zero_grad()
         trainer.compute_loss(policy, dict(batch)).backward()
         optimizer.step()
-    distance = (action_probabilities(policy) - torch.tensor(optimum)).abs().sum() / 2
-    assert float(distance) < 0.02
+    return action_probabilities(policy)
+
+
+@pytest.mark.parametrize(("changes", "optimum"), OPTIMA)
+def test_the_population_optimum(tiny_tokenizer, tmp_path, changes, optimum):
+    """ref [.4, .3, .2, .1], r [0, 1, 2, 3], Bradley-Terry labels on all pairs.
+
+    DPO's is proportional to ref exp(r / beta); IPO's is not. Total variation under 0.02. Fails for
+    a swapped pair, a wrong beta, or a reference left out.
+    """
+    policy = four_action_policy([0.4, 0.3, 0.2, 0.1])
+    comparison = population_comparisons([0.0, 1.0, 2.0, 3.0], labels_per_pair=200)
+    found = trained_on(policy, comparison, tiny_config(**changes), tiny_tokenizer, tmp_path)
+    assert float((found - torch.tensor(optimum)).abs().sum() / 2) < 0.02
+
+
+@pytest.mark.parametrize(("beta", "optimum"), [(1.0, 0.622459), (0.1, 0.993307)])
+def test_ipo_holds_on_to_the_reference_where_labels_never_differ(
+    tiny_tokenizer, tmp_path, beta, optimum
+):
+    """Two actions, uniform reference, one always preferred: sigmoid(.5 / beta), and DPO goes on
+    to certainty for every beta."""
+    comparison = EncodedComparison(prompt=[PROMPT], completions=[[4], [5]], pairs=[(0, 1)])
+    found = [
+        trained_on(
+            four_action_policy([0.25] * 4),
+            comparison,
+            tiny_config(beta=beta, **changes),
+            tiny_tokenizer,
+            tmp_path,
+            steps=400,
+        )
+        for changes in (IPO, {})
+    ]
+    ipo, dpo_ = (probabilities[0] / probabilities[:2].sum() for probabilities in found)
+    assert float(ipo) == pytest.approx(optimum, abs=1e-3)
+    assert float(dpo_) > 0.998
