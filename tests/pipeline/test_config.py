@@ -14,7 +14,14 @@ from omegaconf import OmegaConf
 
 from pipeline.arithmetic import batch_arithmetic, departures
 from pipeline.composition import CONF, all_keys, compose, register_schemas
-from pipeline.config import PipelineConfig, run_folder, run_id, selection, stage_configs
+from pipeline.config import (
+    PipelineConfig,
+    RejectionSamplingConfig,
+    run_folder,
+    run_id,
+    selection,
+    stage_configs,
+)
 from pipeline.errors import FaultsError
 from stages.contracts import UserError
 from stages.lm.precision import Precision
@@ -77,8 +84,18 @@ def test_every_experiment_composes_with_every_align_and_base(
     experiment: str, align: str, base: str, base_path: list[str]
 ) -> None:
     chosen = [f"+experiment={experiment}", f"align={align}", f"base={base}"]
-    config = compose([*chosen, *base_path, *OWN_FILES.get(experiment, [])])
-    others = dict.fromkeys(PAIRED, DpoConfig) | {"kto": KtoConfig, "best_of_n": BestOfNConfig}
+    chosen += [*base_path, *OWN_FILES.get(experiment, [])]
+    if experiment == "online_dpo" and align not in {*PAIRED, "kto"}:
+        with pytest.raises(UserError, match="workflow=online_dpo repeats"):
+            compose(chosen)
+        return
+    config = compose(chosen)
+    others = {
+        **dict.fromkeys(PAIRED, DpoConfig),
+        "kto": KtoConfig,
+        "best_of_n": BestOfNConfig,
+        "rejection_sampling": RejectionSamplingConfig,
+    }
     assert type(config.align) is others.get(align, PpoConfig)
     assert config.base.kind == {"smollm2_135m": "gguf"}.get(base, base)
     assert config.name == experiment
@@ -285,7 +302,11 @@ FAULTS = [
     ("base.path=[1]", "wrong value for the config key base.path", "a text or null"),
     ("executor.kind=slurm", "wrong value for the config key executor.kind", "one of ray, local"),
     ("align.kl_placement=REWARD", "wrong value for the config key align.kl_placement", "one of"),
-    ("align.kind=grpo", "unknown align.kind", "one of best_of_n, dpo, kto, ppo"),
+    (
+        "align.kind=grpo",
+        "unknown align.kind",
+        "one of best_of_n, dpo, kto, ppo, rejection_sampling",
+    ),
     ("align.policy_lr=-1", "align.policy_lr must be positive", "set policy_lr above 0"),
     ("sft.lr=-1e-5", "sft.lr must be positive", "set lr above 0"),
     ("completions.k_min=1", "completions.k_min must be at least 2", "a comparison needs"),
