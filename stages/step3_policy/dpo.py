@@ -99,12 +99,16 @@ def reference_logprobs(
 
 def training_figures(logs: Figures, config: DpoConfig) -> Figures:
     """From what TRL logs to what the journal gets."""
-    kind = "logratio" if config.loss.has_reference else "logprob"
+    chosen, rejected = (
+        ("dpo/chosen_logratio", "dpo/rejected_logratio")
+        if config.loss.has_reference
+        else ("dpo/chosen_logprob", "dpo/rejected_logprob")
+    )
     return {
         "dpo/accuracy": logs["rewards/accuracies"],
         "dpo/margin": logs["rewards/margins"],
-        f"dpo/chosen_{kind}": logs["rewards/chosen"] / config.beta,
-        f"dpo/rejected_{kind}": logs["rewards/rejected"] / config.beta,
+        chosen: logs["rewards/chosen"] / config.beta,
+        rejected: logs["rewards/rejected"] / config.beta,
     }
 
 

@@ -22,6 +22,9 @@ OPTIMIZERS = {
 }
 
 
+FIGURES = "rewards/"  # what TRL's names of figures begin with
+
+
 class PairTrainer(StageTrainer, DPOTrainer):  # type: ignore[misc]  # TRL is untyped here
     """TRL's losses on token ids and reference log-probs that are computed before.
 
@@ -55,13 +58,13 @@ class FormulaTrainer(PairTrainer):
         """Figures under TRL's names; it averages and logs them."""
         beta = self.config.beta
         figures = {
-            "rewards/chosen": beta * better,
-            "rewards/rejected": beta * worse,
-            "rewards/margins": beta * (better - worse),
-            "rewards/accuracies": (better > worse).float(),
+            "chosen": beta * better,
+            "rejected": beta * worse,
+            "margins": beta * (better - worse),
+            "accuracies": (better > worse).float(),
         }
         for name, values in figures.items():
-            self._metrics["train"][name].append(values.detach().mean().item())
+            self._metrics["train"][f"{FIGURES}{name}"].append(values.detach().mean().item())
 
 
 def _sums(model: Any, inputs: dict[str, Tensor]) -> tuple[Sums, Sums]:

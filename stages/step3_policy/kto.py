@@ -19,6 +19,7 @@ from stages.lm.loading import load_causal_lm, load_tokenizer
 from stages.lm.peft.adapters import network_of
 from stages.lm.trl_runs import Figures, train
 from stages.step3_policy.config import KtoConfig
+from stages.step3_policy.dpo_trainer import FIGURES
 from stages.step3_policy.kto_trainer import (
     examples,
     in_training_order,
@@ -95,9 +96,9 @@ def run(
 def training_figures(logs: Figures, config: KtoConfig) -> Figures:
     """From what TRL logs to what the journal gets; TRL leaves out a kind that no batch had."""
     named = {
-        "dpo/margin": ("rewards/margins", 1.0),
-        "dpo/chosen_logratio": ("rewards/chosen", config.beta),
-        "dpo/rejected_logratio": ("rewards/rejected", config.beta),
+        "dpo/margin": (f"{FIGURES}margins", 1.0),
+        "dpo/chosen_logratio": (f"{FIGURES}chosen", config.beta),
+        "dpo/rejected_logratio": (f"{FIGURES}rejected", config.beta),
         "kto/reference_point": ("kl", 1.0),
     }
     return {ours: logs[theirs] / by for ours, (theirs, by) in named.items() if theirs in logs}
