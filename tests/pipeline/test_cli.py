@@ -116,7 +116,7 @@ def test_hydras_flags_work_behind_the_command(
         ("pipeline pl", "plan"),
         ("pipeline run align=d", "align=dpo"),
         ("pipeline run align.kl_c", "align.kl_coef= align.kl_controller="),
-        ("pipeline plan +experiment=t", "+experiment=tiny"),
+        ("pipeline plan +experiment=ti", "+experiment=tiny"),
         ("pipeline show ", ""),
     ],
 )

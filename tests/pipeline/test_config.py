@@ -139,7 +139,10 @@ def test_relatives_differ_from_dpo_in_their_loss_beta_and_rate() -> None:
     [(g, o) for g in GROUPS if g not in ("experiment", "align", "base") for o in options(g)],
 )
 def test_every_other_option_composes(group: str, option: str) -> None:
+    room = ["base.max_length=148"]  # for virtual tokens
     needed = {
+        "peft=bitfit": ["base=hub", "base.path=openai-community/gpt2"],
+        **{f"peft={method}": room for method in ("prefix", "p_tuning", "prompt")},
         "reward=function": ["reward.functions={my_rewards.brevity: 1.0}"],
         "precision=fp16": ["executor.gpus=1"],
         "reward=judge": ["reward.judge.model=some-model"],

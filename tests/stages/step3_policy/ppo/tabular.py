@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from stages.lm.batching import SequenceBatch
 from stages.lm.rollout import Rollouts, Sampling, choose_tokens, uniforms
@@ -28,6 +29,8 @@ class TablePolicy(nn.Module):
         table[PROMPT, :4] = torch.tensor(ref).log()
         self.table = nn.Parameter(table)
         self.head = nn.Identity()
+        self.head.out_features = 6
+        self.config = PreTrainedConfig()
 
     def get_decoder(self) -> Any:
         return self._decode
