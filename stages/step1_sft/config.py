@@ -159,12 +159,6 @@ def check_fine_tuning(config: FineTuningConfig) -> None:
     check_not_negative(config, "neftune_alpha")
     check_share(config, "residual_dropout", "final_lr_fraction")
     check_divides(config, "microbatch_size", "batch_size")
-    if config.packing is not Packing.none and config.peft.kind.adds_tokens:
-        raise UserError(
-            "packed demonstrations cannot each have virtual tokens before them",
-            got=f"packing={config.packing}, peft={config.peft.kind}",
-            do="set packing=none, or take peft=lora",
-        )
     _check_virtual_tokens(config)
 
 

@@ -318,7 +318,7 @@ FAULTS = [
     ("align.minibatch_size=33", "align.minibatch_size must divide", "minibatch_size=32"),
     ("comparisons.labeler.noise=-1", "comparisons.labeler.noise must not be negative", "0 switch"),
     ("data.prompts=mine", "data.prompts is a group of settings", "data/prompts=mine"),
-    ("sft=null", "sft is a group of settings", "sft.KEY=VALUE"),
+    ("evaluation=null", "evaluation is a group of settings", "evaluation.KEY=VALUE"),
     ("seed=${nothing}", "the config key seed refers to a key that is not there", "existing key"),
 ]
 
@@ -332,15 +332,15 @@ def test_faults_are_named_with_what_to_do(override: str, what: str, do: str) -> 
 
 
 def compose_as_the_command_line_does(override: str) -> PipelineConfig:
-    """`sft=null` never reaches us from the command line (Hydra drops the group): set it here."""
-    if override != "sft=null":
+    """`evaluation=null` never reaches us from the command line (Hydra drops the group): set it here."""
+    if override != "evaluation=null":
         return compose([override])
     from pipeline.composition import typed
 
     register_schemas()
     with initialize_config_module(config_module="conf", version_base="1.3"):
         composed = hydra_compose("config")
-    composed.sft = None
+    composed.evaluation = None
     return typed(composed)
 
 
