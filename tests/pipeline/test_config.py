@@ -332,7 +332,7 @@ def test_faults_are_named_with_what_to_do(override: str, what: str, do: str) -> 
 
 
 def compose_as_the_command_line_does(override: str) -> PipelineConfig:
-    """`evaluation=null` never reaches us from the command line (Hydra drops the group): set it here."""
+    """`evaluation=null` never reaches us from the command line (Hydra drops the group)."""
     if override != "evaluation=null":
         return compose([override])
     from pipeline.composition import typed
