@@ -36,7 +36,7 @@ from stages.step1_sft.sequences import read_demonstrations
 from stages.step1_sft.validation import token_figures
 from stages.step2_reward.config import RewardModelConfig
 from stages.step2_reward.starting import Folders, read_comparisons
-from stages.step3_policy import dpo
+from stages.step3_policy import dpo, preference_learning
 from stages.step3_policy.config import DpoConfig, Optimizer
 from stages.step3_policy.ppo import stage as ppo
 from stages.step3_policy.ppo.config import Select
@@ -218,7 +218,7 @@ class Chain:
         folder, config = self.out(stage) / "model", self.dpo_config()
         tokenizer = load_tokenizer(folder)
         table = self.world / "comparisons" / "validation.parquet"
-        heldout, _ = dpo._read(config, tokenizer, table, None)
+        heldout, _ = preference_learning.read_comparisons(config, tokenizer, table, None)
         logprobs = [
             dpo.completion_logprobs(load_causal_lm(model), heldout, tokenizer.pad_token_id)
             for model in (folder, start)
