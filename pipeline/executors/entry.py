@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.artifacts import Store, WorkFolder
 from pipeline.errors import raise_faults
+from pipeline.executors.memory import give_memory_back
 from pipeline.executors.output import output_to
 from pipeline.executors.protocol import Outcome, StageRequest, Status
 from pipeline.fingerprint import resolved
@@ -44,6 +45,7 @@ def run_stage(request: StageRequest) -> Outcome:
             ended = _run_locked(request, store)
     except InterruptedRunError as stopped:
         ended = {"status": Status.INTERRUPTED, "cause": str(stopped)}
+    give_memory_back()
     return Outcome(asset=request.asset, started=started, ended=time.time(), **ended)
 
 

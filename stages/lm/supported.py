@@ -86,7 +86,8 @@ def check_model(model: "PreTrainedModel", pad_token_id: int) -> None:
     try:
         differences = probe(model, pad_token_id)
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        said = str(error).strip().splitlines() or ["without a message"]
+        reason = f"{type(error).__name__}: {said[0]}"
         raise _unsupported(model, reason) from error
     wrong = {what: size for what, size in differences.items() if not size <= TOLERANCE}
     if wrong:

@@ -73,6 +73,16 @@ def test_a_model_that_sees_what_comes_after_is_refused(tiny_model, monkeypatch) 
         check_model(tiny_model, 0)
 
 
+def test_a_model_that_fails_without_a_word_is_refused(tiny_model, monkeypatch) -> None:
+    def forward(*_args, **_kwargs):
+        raise NotImplementedError
+
+    monkeypatch.setattr(tiny_model, "forward", forward)
+    with pytest.raises(UserError, match="not supported") as told:
+        check_model(tiny_model, 0)
+    assert "NotImplementedError: without a message" in told.value.got
+
+
 def test_missing_weights_are_not_drawn(tiny_model_folder) -> None:
     """Mutation: `output_loading_info` not looked at; Transformers would draw a head, and warn."""
     from safetensors.torch import load_file, save_file
