@@ -27,7 +27,7 @@ def load_gguf(path: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     except (ValueError, NotImplementedError) as error:
         raise UserError(
             f"Transformers cannot read {path.name}",
-            got=str(error).splitlines()[0],
+            got=f"{type(error).__name__}: {error}".splitlines()[0],
             do="give a GGUF file of an architecture it knows, or the model's Hugging Face folder",
         ) from None
     _forget_quantizer(model)
