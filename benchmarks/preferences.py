@@ -30,6 +30,7 @@ VARIANTS = {
     "hinge": ["align=hinge"],
     "ipo": ["align=ipo"],
     "ipo, per token": ["align=ipo", "align.per_token=true"],
+    "ipo, per token, beta 0.8": ["align=ipo", "align.per_token=true", "align.beta=0.8"],
     "simpo": ["align=simpo"],
     "orpo": ["align=orpo"],
     "orpo from base": ["align=orpo", "align.start=base"],
