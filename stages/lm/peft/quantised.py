@@ -41,7 +41,20 @@ def load(auto: Any, folder: Path, **settings: Any) -> Any:
     )
     # The trainers take these marks as a sign that adapters are to be rounded, or missing.
     network.is_loaded_in_4bit = network.is_quantized = False
+    compute_in_own_dtype(network)
     return network.eval()
+
+
+def compute_in_own_dtype(network: nn.Module) -> None:
+    """Let layers in 4 bits compute on this processor as on any other.
+
+    Where it has products of bfloat16 (AVX-512), bitsandbytes would pack the weights for these:
+    coarser than what was asked for, and only for widths that are multiples of 32.
+    """
+    layer: Any
+    for layer in network.modules():
+        if _in_4_bits(layer):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _nf4() -> "BitsAndBytesConfig":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stages.lm.loading import load_config, load_tokenizer, save_model
 from stages.lm.peft.adapters import adapter_of
 from stages.lm.peft.folders import BASE_FILE
+from stages.lm.peft.quantised import compute_in_own_dtype
 from stages.lm.rollout import Sampling
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def open_model(folder: Path, **options: Any) -> "PreTrainedModel":
     (architecture,) = load_config(folder).architectures
     network = getattr(transformers, architecture)
     model: PreTrainedModel = network.from_pretrained(folder, local_files_only=True, **options)
+    compute_in_own_dtype(model)
     return model.eval()
 
 

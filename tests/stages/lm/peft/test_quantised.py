@@ -44,8 +44,8 @@ def test_merged_it_is_the_rounded_base_with_the_adapter(base: Path) -> None:
                 parameter.normal_()
         expected = network_of(model)(TOKENS).logits
         plain = merged(model)
-        assert torch.allclose(plain(TOKENS).logits, expected, atol=1e-5)
+        assert torch.allclose(plain(TOKENS).logits, expected, atol=1e-4)
     plain.save_pretrained(base / "merged")
     opened = load_causal_lm(base / "merged")
-    assert torch.allclose(opened(TOKENS).logits, expected, atol=1e-5)
+    assert torch.allclose(opened(TOKENS).logits, expected, atol=1e-4)
     assert "quantization_config" not in opened.config.to_dict()
