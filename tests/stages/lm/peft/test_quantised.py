@@ -41,11 +41,11 @@ def test_merged_it_is_the_rounded_base_with_the_adapter(base: Path) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_()
+                parameter.normal_(std=0.1)  # of a trained size: at 1, rounding alone reaches 1e-5
         expected = network_of(model)(TOKENS).logits
         plain = merged(model)
-        assert torch.allclose(plain(TOKENS).logits, expected, atol=1e-4)
+        assert torch.allclose(plain(TOKENS).logits, expected, atol=1e-5)
     plain.save_pretrained(base / "merged")
     opened = load_causal_lm(base / "merged")
-    assert torch.allclose(opened(TOKENS).logits, expected, atol=1e-4)
+    assert torch.allclose(opened(TOKENS).logits, expected, atol=1e-5)
     assert "quantization_config" not in opened.config.to_dict()
