@@ -114,28 +114,40 @@ def plain(value: Any, keep: Keep = _affects_result) -> Any:
     return value
 
 
-def external_digests(config: StageConfig) -> dict[str, str]:
+def external_digests(config: StageConfig, asset: str) -> dict[str, str]:
     """Digest of the content behind every `external_input` and `external_code` field that is set,
     and of the modules that the config names.
+
+    asset: whose config it is, for the error.
 
     Raises:
         UserError: a file, folder or module that is not there.
     """
-    files = {key: content_digest(Path(path), key) for key, path in _external_paths(config)}
-    code = {f"{key}.{name}": code_digest(name, key) for key, name in _external_code(config)}
-    named = {f"module {name}": code_digest(f"{name}.", "adapter") for name in config.modules()}
+    of = f"of {asset}"
+    files = {
+        key: content_digest(Path(path), f"{key} {of}") for key, path in _external_paths(config)
+    }
+    code = {
+        f"{key}.{name}": code_digest(name, f"{key} {of}") for key, name in _external_code(config)
+    }
+    named = {
+        f"module {name}": code_digest(f"{name}.", f"adapter {of}") for name in config.modules()
+    }
     return files | code | named
 
 
-def content_digest(path: Path, key: str) -> str:
-    """sha256 of a file, or of sorted names and contents: of a folder, of what a glob finds."""
+def content_digest(path: Path, said: str) -> str:
+    """sha256 of a file, or of sorted names and contents: of a folder, of what a glob finds.
+
+    said: who names it, for the error.
+    """
     if path.is_file():
         return file_digest(path)
     files = {str(file.relative_to(path)): file for file in path.rglob("*") if file.is_file()}
     files = files or {name: Path(name) for name in glob(str(path), recursive=True)}
     if not files and not path.is_dir():
         raise UserError(
-            f"{key} names nothing", got=str(path), do="give a file or folder that exists"
+            f"{said} names nothing", got=str(path), do="give a file or folder that exists"
         )
     digest = hashlib.sha256()
     for name, file in sorted(files.items()):
@@ -143,14 +155,17 @@ def content_digest(path: Path, key: str) -> str:
     return digest.hexdigest()
 
 
-def code_digest(name: str, key: str) -> str:
+def code_digest(name: str, said: str) -> str:
     """sha256 of the syntax trees of the module of `module.name`, and of what it imports from the
-    project, from its own package and from beside it."""
+    project, from its own package and from beside it.
+
+    said: who names it, for the error.
+    """
     module = name.rpartition(".")[0]
     trees = Sources().version(module, beside=True)
     if module not in trees:
         raise UserError(
-            f"{key} names a module that is not there",
+            f"{said} names a module that is not there",
             got=name,
             do=f"put {module.replace('.', '/')}.py into this folder or on PYTHONPATH",
         )

@@ -170,7 +170,7 @@ class _Planner:
             code=self._sources.version(module) | self._sources.version(THE_WAY_IN),
             packages=package_versions(self._sources.packages(module)),
             config=hashed(stage.config),
-            external=external_digests(stage.config) | stage.config.versions(),
+            external=external_digests(stage.config, asset) | stage.config.versions(),
             parents=parents,
         )
 

@@ -37,6 +37,10 @@ class Fields:
         """Whether the field is there and is not null."""
         return self._find(name) not in (None, _MISSING)
 
+    def missing(self, name: str) -> bool:
+        """Whether the field is not there at all."""
+        return self._find(name) is _MISSING
+
     def value(self, name: str) -> Any:
         """Whatever the field holds, but not null."""
         found = self._find(name)

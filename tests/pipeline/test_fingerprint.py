@@ -101,15 +101,15 @@ def test_the_content_of_an_external_input_counts_not_its_name(tmp_path: Path) ->
     for name, text in (("a", "same"), ("b", "same"), ("c", "other")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.bin").write_text(text)
-    a, b, c = (external_digests(ToyConfig(path=str(tmp_path / name))) for name in "abc")
+    a, b, c = (external_digests(ToyConfig(path=str(tmp_path / name)), "base") for name in "abc")
     assert a == b != c
     assert hashed(ToyConfig(path="here")) == hashed(ToyConfig(path="there"))
     assert effective(ToyConfig(path="here")) != effective(ToyConfig(path="there"))
 
 
 def test_a_missing_external_input_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="path names nothing"):
-        external_digests(ToyConfig(path=str(tmp_path / "nowhere")))
+    with pytest.raises(UserError, match="path of base names nothing"):
+        external_digests(ToyConfig(path=str(tmp_path / "nowhere")), "base")
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_every_fault_is_reported_at_once(tmp_path: Path) -> None:
     _, faults = plan_with_faults(tmp_path, graph, given=given)
     assert sorted(fault.what for fault in faults) == [
         "given.left is an artifact of another kind",
-        "path names nothing",
+        "path of file names nothing",
         f"there is no such run in {tmp_path / 'runs'}",
         "this folder is no artifact",
     ]

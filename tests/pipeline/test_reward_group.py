@@ -40,7 +40,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def digests(*overrides: str) -> dict[str, str]:
-    return external_digests(compose(list(overrides)).align)
+    return external_digests(compose(list(overrides)).align, "policy")
 
 
 def plan_of(folder: Path, *overrides: str) -> tuple[Plan, list[UserError]]:

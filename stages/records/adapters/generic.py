@@ -59,10 +59,18 @@ class Generic(Adapter):
         answered = self._has(row, "response") or self._has(row, "messages")
         if answered and not self._has(row, "text"):
             return as_document(self._demonstration(row))
-        return Text(text=row.text(self._column("text")))
+        return Text(text=row.text(self._needed(row, "text")))
 
     def _column(self, name: str) -> str:
         return self.columns.get(name, name)
+
+    def _needed(self, row: Fields, name: str) -> str:
+        """The column that must hold a field; one that is neither there nor mapped can be mapped."""
+        column = self._column(name)
+        if name not in self.columns and row.missing(column):
+            here = ", ".join(row.values) or "none"
+            raise row.error(name, f"missing; fields here: {here}", _map(name))
+        return column
 
     def _has(self, row: Fields, name: str) -> bool:
         return name in self.columns or row.given(name)
@@ -75,7 +83,7 @@ class Generic(Adapter):
             column = self._column("messages")
             prompt, response = last_response(row.messages(column), column)
         else:
-            prompt, response = self._turns(row), row.said(self._column("response"))
+            prompt, response = self._turns(row), row.said(self._needed(row, "response"))
         return Demonstration(
             prompt=prompt,
             response=response,
@@ -92,7 +100,7 @@ class Generic(Adapter):
         return Prompt(prompt=prompt, user=self._maybe(row, "user"))
 
     def _turns(self, row: Fields) -> list[Message]:
-        turns = row.prompt(self._column("prompt"))
+        turns = row.prompt(self._needed(row, "prompt"))
         system, extra = self._maybe(row, "system"), self._maybe(row, "input")
         if extra and extra.strip():
             last = turns[-1] | {"content": f"{turns[-1]['content']}\n\n{extra}"}
@@ -132,8 +140,8 @@ class Generic(Adapter):
     def _pair(self, row: Fields) -> Comparison:
         prompt, chosen, rejected = two_responses(
             row,
-            self._column("chosen"),
-            self._column("rejected"),
+            self._needed(row, "chosen"),
+            self._needed(row, "rejected"),
             self._column("prompt") if self._has(row, "prompt") else None,
         )
         _check_said(row, self._column("chosen"), chosen)
@@ -147,6 +155,11 @@ class Generic(Adapter):
             ranks=[1, 2],
             pairs=None if margin is None else [(0, 1, margin)],
         )
+
+
+def _map(name: str) -> str:
+    said = "columns={completions: NAME, ranks: NAME} or " if name == "chosen" else ""
+    return f"say which column it is, {said}columns={{{name}: NAME}}"
 
 
 def _check_said(row: Fields, name: str, text: str) -> None:

@@ -139,6 +139,19 @@ def test_generic_comparisons(tmp_path: Path) -> None:
     assert records[0].user == "u"
 
 
+def test_a_column_that_is_not_mapped_is_said_with_the_way_to_map_it(tmp_path: Path) -> None:
+    row = {"question": "Why?", "answers": ["So.", "No."], "order": [1, 2]}
+    with pytest.raises(UserError, match="line 1, field prompt") as caught:
+        read_rows(Prompt, tmp_path, [row])
+    assert caught.value.got == "missing; fields here: question, answers, order"
+    assert "columns={prompt: NAME}" in caught.value.do
+    with pytest.raises(UserError, match=r"columns=\{completions: NAME, ranks: NAME\}"):
+        read_rows(Comparison, tmp_path, [row])
+    columns = {"prompt": "question", "completions": "answers", "ranks": "place"}
+    with pytest.raises(UserError, match="field place"):  # mapped, but to nothing
+        read_rows(Comparison, tmp_path, [row], columns=columns)
+
+
 def test_generic_prompts_and_demonstrations(tmp_path: Path) -> None:
     turns = [*user("Q"), {"role": "assistant", "content": "A"}]
     rows: list[dict[str, Any]] = [
