@@ -13,6 +13,14 @@ import pytest
 WORDS = "the cat dog ball box is red blue write about list count one two three and . , ?"
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """A test draws the same numbers alone, in a file and in the whole suite."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """A word-level tokenizer with special tokens and a chat template."""
