@@ -109,6 +109,7 @@ class Chain:
         """works, or why it was refused. Fails where it should work and does not."""
         try:
             if stage == FOLDER:
+                self.stage("reward_model")
                 return self._opens_alone()
             report = self.stage(stage)
         except UserError as refusal:
@@ -254,7 +255,6 @@ class Chain:
     @torch.no_grad()
     def _opens_alone(self) -> str:
         """Whether Transformers alone opens SFT and the reward model as what they are."""
-        self.stage("reward_model")
         sft, judge = self.out("sft") / "model", self.out("reward_model") / "model"
         plain = AutoModelForCausalLM.from_pretrained(sft)(TOKENS).logits
         same = torch.allclose(plain, load_causal_lm(sft)(TOKENS).logits, atol=1e-5)
