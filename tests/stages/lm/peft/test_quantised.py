@@ -54,6 +54,9 @@ def test_merged_it_is_the_rounded_base_with_the_adapter(base: Path) -> None:
             assert torch.allclose(found, one, rtol=0, atol=1e-5)
     plain.save_pretrained(base / "merged")
     opened = load_causal_lm(base / "merged")
-    weights = plain.state_dict()
+    weights, before = plain.state_dict(), load_causal_lm(base).state_dict()
+    assert opened.state_dict().keys() == weights.keys() == before.keys()
     assert all(torch.equal(w, weights[name]) for name, w in opened.state_dict().items())
+    kept = [name for name in weights if name.removesuffix(".weight") not in names]
+    assert all(torch.equal(weights[name], before[name]) for name in kept)
     assert "quantization_config" not in opened.config.to_dict()
